@@ -1,0 +1,110 @@
+"""A compiler for neural architecture search: `import retiarii as rt`.
+
+Names are loaded when they are first used, so that importing the package costs nothing and the
+command line can answer ``--help`` without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retiarii.errors import InfeasibleError, RetiariiError
+    from retiarii.experiment import Experiment
+    from retiarii.ir.graph import Graph
+    from retiarii.ir.node import Node, Value
+    from retiarii.ir.parse import parse
+    from retiarii.mutators.choice import ValueChoice, choice, loguniform, randint, uniform
+    from retiarii.mutators.layers import Cell, InputChoice, LayerChoice, Repeat
+    from retiarii.mutators.mutator import Mutator
+    from retiarii.result import Result, open_result
+    from retiarii.space import Candidate, ModelSpace
+    from retiarii.strategies.base import Strategy
+    from retiarii.training.evaluator import Evaluator
+    from retiarii.training.function import Function
+    from retiarii.training.optimizers import SGD, Adam, AdamW, RMSprop
+    from retiarii.training.schedules import (
+        Constant,
+        Cosine,
+        Linear,
+        OneCycle,
+        Schedule,
+        StepDecay,
+        WarmUp,
+    )
+    from retiarii.training.supervised import Supervised
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Candidate",
+    "Cell",
+    "Constant",
+    "Cosine",
+    "Evaluator",
+    "Experiment",
+    "Function",
+    "Graph",
+    "InfeasibleError",
+    "InputChoice",
+    "LayerChoice",
+    "Linear",
+    "ModelSpace",
+    "Mutator",
+    "Node",
+    "OneCycle",
+    "RMSprop",
+    "Repeat",
+    "Result",
+    "RetiariiError",
+    "Schedule",
+    "StepDecay",
+    "Strategy",
+    "Supervised",
+    "Value",
+    "ValueChoice",
+    "WarmUp",
+    "__version__",
+    "choice",
+    "loguniform",
+    "open_result",
+    "parse",
+    "randint",
+    "uniform",
+]
+
+_NAMES_BY_MODULE = {
+    "errors": "InfeasibleError RetiariiError",
+    "experiment": "Experiment",
+    "ir.graph": "Graph",
+    "ir.node": "Node Value",
+    "ir.parse": "parse",
+    "mutators.choice": "ValueChoice choice loguniform randint uniform",
+    "mutators.layers": "Cell InputChoice LayerChoice Repeat",
+    "mutators.mutator": "Mutator",
+    "result": "Result open_result",
+    "space": "Candidate ModelSpace",
+    "strategies.base": "Strategy",
+    "training.evaluator": "Evaluator",
+    "training.function": "Function",
+    "training.optimizers": "SGD Adam AdamW RMSprop",
+    "training.schedules": "Constant Cosine Linear OneCycle Schedule StepDecay WarmUp",
+    "training.supervised": "Supervised",
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _NAMES_BY_MODULE.items():
+        if name in names.split():
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

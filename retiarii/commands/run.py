@@ -1,0 +1,227 @@
+"""``retiarii run``: searches a space, or goes on with a search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from retiarii.commands.common import (
+    INTERRUPTED,
+    Debug,
+    Json,
+    command_line,
+    score_text,
+    tells_errors,
+)
+from retiarii.errors import InfeasibleError, RetiariiError, StrategyError
+
+if TYPE_CHECKING:
+    from retiarii.result import Result
+    from retiarii.runtime.source import Loaded
+
+_NO_COMPLETE_TRIAL = 1
+_DEFAULTS: dict[str, Any] = {
+    "strategy": "evolution",
+    "trials": 64,
+    "seed": 0,
+    "fuse": "auto",
+    "retries": 1,
+    "workers": 1,
+    "executor": None,
+}
+
+
+@tells_errors
+def run(
+    space: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SPACE.PY",
+            help="A file that defines `space` and `evaluator`.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the search is kept. (default: runs/ and the name of the folder)",
+            show_default=False,
+        ),
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option(help="random, grid, evolution, or module:Class for your own.")
+    ] = _DEFAULTS["strategy"],
+    trials: Annotated[
+        int, typer.Option(help="How many trials; a larger number extends a search.")
+    ] = _DEFAULTS["trials"],
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = _DEFAULTS[
+        "seed"
+    ],
+    fuse: Annotated[
+        Literal["auto", "off"],
+        typer.Option(help="Whether trials may be trained as one merged program."),
+    ] = "auto",
+    retries: Annotated[
+        int, typer.Option(help="How often a failed trial is tried again.")
+    ] = _DEFAULTS["retries"],
+    workers: Annotated[int, typer.Option(help="How many trials run at once.")] = _DEFAULTS[
+        "workers"
+    ],
+    executor: Annotated[
+        Literal["inline", "local"] | None,
+        typer.Option(
+            help="In this process, or in worker processes. (default: local if workers > 1)",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001 - tells_errors reads it
+) -> None:
+    """Search a space. The same command on the same directory goes on where it stopped."""
+    options = {
+        "strategy": strategy,
+        "trials": trials,
+        "seed": seed,
+        "fuse": fuse,
+        "retries": retries,
+        "workers": workers,
+        "executor": executor,
+    }
+    _check(trials, retries, workers, strategy)
+    directory = out if out is not None else default_directory(space)
+    result = _search(space, directory, options)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    _conclude(result, space, directory, out, options, quiet=as_json)
+
+
+def default_directory(space: Path) -> Path:
+    """``runs/`` and the folder's name, or the file's own where it is not called ``space.py``."""
+    name = space.resolve().parent.name if space.stem == "space" else space.stem
+    return Path("runs") / (name or "search")
+
+
+def _check(trials: int, retries: int, workers: int, strategy: str) -> None:
+    """Finds mistakes on the command line before torch is loaded.
+
+    Raises:
+        RetiariiError: a number is too small.
+        StrategyError: there is no such strategy.
+    """
+    for name, value, least in (
+        ("trials", trials, 1),
+        ("retries", retries, 0),
+        ("workers", workers, 1),
+    ):
+        if value < least:
+            raise RetiariiError(
+                f"the number of {name} is {value}",
+                where=f"--{name} {value}",
+                fix=f"give {least} or more",
+            )
+    if ":" not in strategy:
+        from retiarii.strategies.registry import make_strategy
+
+        try:
+            make_strategy(strategy)
+        except StrategyError as error:
+            raise StrategyError(
+                error.cause, where=error.where or f"--strategy {strategy}", fix=error.fix
+            ) from error
+
+
+def _search(space: Path, directory: Path, options: dict[str, Any]) -> Result:
+    from rich.console import Console
+
+    from retiarii.commands.progress import watching
+    from retiarii.experiment import Experiment
+    from retiarii.runtime.source import load_space_file
+
+    executor = options["executor"] or ("local" if options["workers"] > 1 else "inline")
+    loaded = load_space_file(space)
+    with watching(loaded.evaluator.metric, Console(stderr=True)) as watcher:
+        experiment = Experiment(
+            loaded.space,
+            loaded.evaluator,
+            directory=directory,
+            progress=watcher,
+            source=loaded,
+            **{**options, "executor": executor},
+        )
+        result = experiment.run()
+    if not result.trials and result.skipped:
+        _explain_infeasible(loaded)
+    return result
+
+
+def _explain_infeasible(loaded: Loaded) -> None:
+    """Says why a space has no models at all.
+
+    Raises:
+        InfeasibleError: why the first decisions that were looked at lead to none.
+    """
+    from retiarii.commands.survey import survey
+    from retiarii.space import SearchSpace
+
+    seen = survey(SearchSpace(loaded.space, loaded.evaluator.hyperparameters()))
+    if seen.reason is not None:
+        raise InfeasibleError(
+            f"no decisions lead to a model; the first: {seen.reason.cause}",
+            where=seen.reason.where,
+            fix=seen.reason.fix,
+        )
+
+
+def _conclude(
+    result: Result,
+    space: Path,
+    directory: Path,
+    out: Path | None,
+    options: dict[str, Any],
+    quiet: bool,
+) -> None:
+    """Says what was found and what to type next, and ends with the exit code.
+
+    With ``quiet`` nothing but what went wrong is said, on stderr.
+    """
+    if result.ended == "interrupted":
+        done = sum(t.state in ("complete", "pruned", "failed") for t in result.trials)
+        typer.echo(
+            f"interrupted: the {done} finished trials are kept in {directory}\n"
+            f"to go on: {_again(space, out, options)}",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED)
+    best = result.best
+    if best is None:
+        typer.echo(f"no trial is complete; {result.summary}", err=True)
+        failed = next((t for t in result.trials if t.error), None)
+        if failed is not None:
+            typer.echo(f"trial {failed.id} failed: {failed.error}", err=True)
+        typer.echo(f"see all: {command_line('show', directory)}", err=True)
+        raise typer.Exit(_NO_COMPLETE_TRIAL)
+    if quiet:
+        return
+    typer.echo(result.summary)
+    typer.echo(f"\nbest: trial {best.id}, {result.metric} {score_text(best.score)}")
+    width = max((len(label) for label in best.decisions), default=0)
+    for label, value in best.decisions.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        typer.echo(f"  {label:<{width}}  {shown}")
+    typer.echo(f"\nsee all trials:       {command_line('show', directory)}")
+    typer.echo(f"take the best model:  {command_line('export', directory, '--to', 'best')}")
+
+
+def _again(space: Path, out: Path | None, options: dict[str, Any]) -> str:
+    """The command that goes on with this search."""
+    words: list[str | Path] = ["run", space]
+    if out is not None:
+        words += ["--out", out]
+    for name, value in options.items():
+        if value != _DEFAULTS[name]:
+            words += [f"--{name}", str(value)]
+    return command_line(*words)

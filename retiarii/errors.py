@@ -1,0 +1,92 @@
+"""Errors that a user can cause: one line of cause, one of place, one of what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RetiariiError(Exception):
+    """Base of every error that a user can cause.
+
+    Args:
+        cause: what happened, one line.
+        where: the place: a node path, or ``file:line``; ``None`` where there is none.
+        fix: what to do about it, one line.
+    """
+
+    def __init__(self, cause: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.cause = cause
+        self.where = where
+        self.fix = fix
+        super().__init__(cause, where, fix)
+
+    def __str__(self) -> str:
+        lines = [self.cause]
+        if self.where:
+            lines.append(f"  at: {self.where}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.cause, self.where, self.fix))
+
+
+def _rebuild(
+    kind: type[RetiariiError], cause: str, where: str | None, fix: str | None
+) -> RetiariiError:
+    return kind(cause, where=where, fix=fix)
+
+
+class GraphError(RetiariiError):
+    """An edit or a text that would not leave a graph that verifies; nothing was changed."""
+
+
+class ShapeError(GraphError):
+    """Shapes that cannot be made to fit, after resizing what can be resized."""
+
+
+class ParseError(RetiariiError):
+    """A model that does not run on its example inputs."""
+
+
+class SpaceError(RetiariiError):
+    """A space that is not well formed: targets, options, labels, frozen decisions."""
+
+
+class InfeasibleError(SpaceError):
+    """Decisions that lead to no model; a search skips them.
+
+    Attributes:
+        decisions: those made until it was noticed, where a search noticed it.
+    """
+
+    decisions: tuple[Any, ...] = ()
+
+
+class EvaluatorError(RetiariiError):
+    """Data, loss, metric, optimizer or schedule that cannot be used as given."""
+
+
+class StrategyError(RetiariiError):
+    """A strategy that does not exist, or cannot search this space."""
+
+
+class StoreError(RetiariiError):
+    """The experiment's directory: in use, not writable, or of another search."""
+
+
+class FileError(RetiariiError):
+    """A user's file that is missing or cannot be loaded."""
+
+
+class TrialFailed(RetiariiError):
+    """One model failed (NaN loss, exception in user code): a failed trial, not a failed search."""
+
+
+def nearest(word: str, known: list[str], limit: int = 3) -> str:
+    """A phrase naming the known words nearest to ``word``, for the last line of an error."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=limit, cutoff=0.4) or sorted(known)[:limit]
+    return ", ".join(repr(k) for k in close)

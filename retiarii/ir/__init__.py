@@ -1,0 +1,1 @@
+"""The graph IR: one model as a dataflow graph in SSA form."""

@@ -1,0 +1,357 @@
+"""The forward of a graph as straight-line Python: what `build` executes and `source` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retiarii.errors import GraphError
+from retiarii.ir.expressions import Expressions, Names
+from retiarii.ir.ops import op_spec, split_call
+from retiarii.ir.tree import ModuleTree, Place, Style
+from retiarii.ir.types import (
+    BatchSize,
+    FrozenDict,
+    FrozenList,
+    InputDevice,
+    Ref,
+    Result,
+    TypeOf,
+    leaves,
+)
+
+if TYPE_CHECKING:
+    from retiarii.ir.graph import Graph
+    from retiarii.ir.node import NodeRecord
+
+_INDENT = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardCode:
+    """A forward, in parts.
+
+    Attributes:
+        signature: ``def forward(self, x):``.
+        body: its lines, not yet indented.
+        imports: the lines that bring the modules which it uses.
+        helpers: the source of functions that it calls.
+        classes: the classes that it calls, by the name it uses.
+    """
+
+    signature: str
+    body: tuple[str, ...]
+    imports: tuple[str, ...]
+    helpers: tuple[str, ...]
+    classes: Mapping[str, type]
+
+
+def generate(graph: Graph, tree: ModuleTree) -> ForwardCode:
+    """Writes the forward.
+
+    Args:
+        graph: a graph that verifies.
+        tree: its places, which the code names.
+
+    Raises:
+        GraphError: a node that no code can be written for.
+    """
+    return _Writer(graph, tree).write()
+
+
+class _Writer:
+    def __init__(self, graph: Graph, tree: ModuleTree) -> None:
+        self._graph = graph
+        self._tree = tree
+        self._params = graph.context.forward.params
+        self._records = _needed(graph)
+        helpers = {op_spec(r.op).call for r in self._records if op_spec(r.op).helper is not None}
+        self._names = Names({name for name, _ in self._params} | helpers)
+        self._variables: dict[Ref, str] = {}
+        self._expressions = Expressions(self._names, self._leaf)
+        self._helpers: dict[str, str] = {}
+
+    def write(self) -> ForwardCode:
+        signature = self._signature()
+        body = list(self._unpack_inputs())
+        body += self._nodes()
+        structure = self._graph.output_structure
+        outputs = self._graph.output_refs()
+        returned = _replaced(Result(0) if structure is None else structure, outputs)
+        text = self._expressions.value(returned)
+        if type(returned) is tuple and returned and text.startswith("(") and len(returned) > 1:
+            text = text[1:-1]
+        body.append(f"return {text}")
+        expressions = self._expressions
+        return ForwardCode(
+            signature,
+            tuple(body),
+            tuple(expressions.imports),
+            tuple(self._helpers.values()),
+            expressions.classes,
+        )
+
+    # --- arguments ---------------------------------------------------------------------------
+
+    def _signature(self) -> str:
+        spec = self._graph.context.forward
+        positional = [p for p in self._params if p[0] not in spec.keyword_only]
+        by_name = [p for p in self._params if p[0] in spec.keyword_only]
+        parts = ["self"]
+        # A default may not stand before a parameter without one.
+        last = max((i for i, (_, s) in enumerate(positional) if _holds_input(s)), default=-1)
+        for i, (name, structure) in enumerate(positional):
+            parts.append(
+                self._annotated(name, structure) if i <= last else self._defaulted(name, structure)
+            )
+        if by_name:
+            parts.append("*")
+            parts += [
+                self._annotated(n, s) if _holds_input(s) else self._defaulted(n, s)
+                for n, s in by_name
+            ]
+        return f"def forward({', '.join(parts)}):"
+
+    def _annotated(self, name: str, structure: Any) -> str:
+        if isinstance(structure, Result):
+            return f"{name}: {self._expressions.library('torch.Tensor')}"
+        return name
+
+    def _defaulted(self, name: str, structure: Any) -> str:
+        return f"{name}={self._expressions.value(structure)}"
+
+    def _unpack_inputs(self) -> Iterator[str]:
+        inputs = [node.record.name for node in self._graph.inputs]
+        for name, structure in self._params:
+            for index, access in _accesses(structure):
+                ref = Ref(inputs[index])
+                if ref in self._variables:
+                    continue
+                if not access:
+                    self._variables[ref] = name
+                    continue
+                self._variables[ref] = self._names.new(inputs[index])
+                yield f"{self._variables[ref]} = {name}{access}"
+        for name, structure in self._params:
+            if not _holds_input(structure) and isinstance(
+                structure, bool | int | float | str | type(None)
+            ):
+                yield from self._check_constant(name, structure)
+        held = [leaf for r in self._records for v in r.attrs.values() for leaf in leaves(v)]
+        if not inputs:
+            return
+        first = self._variables[Ref(inputs[0])]
+        if any(isinstance(leaf, BatchSize) for leaf in held):
+            self._expressions.batch = self._names.new("batch")
+            yield f"{self._expressions.batch} = {first}.shape[0]"
+        if any(isinstance(leaf, InputDevice) for leaf in held):
+            self._expressions.device = f"{first}.device"
+
+    def _check_constant(self, name: str, value: Any) -> Iterator[str]:
+        """The graph holds what the model did for this value, and for no other."""
+        text = self._expressions.value(value)
+        test = f"{name} is not None" if value is None else f"{name} != {text}"
+        yield f"if {test}:"
+        yield f'{_INDENT}raise ValueError("this model was lowered with {name}={_plain(text)}")'
+
+    # --- nodes -------------------------------------------------------------------------------
+
+    def _nodes(self) -> Iterator[str]:
+        without_grad = False
+        chains = _chains(self._graph, self._tree, self._records)
+        skip: set[str] = set()
+        for record in self._records:
+            if record.op in _INLINE:
+                self._variables[Ref(record.name)] = _INLINE[record.op](self._tree, record)
+                continue
+            if record.op == "input" or record.name in skip:
+                continue
+            if record.no_grad and not without_grad:
+                yield f"with {self._expressions.library('torch')}.no_grad():"
+            without_grad = record.no_grad
+            chain = chains.get(record.name)
+            if chain is None:
+                line = self._call(record)
+            else:
+                place, members = chain
+                skip.update(member.name for member in members)
+                argument = self._variables[record.inputs[0]]
+                target = self._names.new(place.path or "result")
+                self._variables[Ref(members[-1].name)] = target
+                line = f"{target} = {self._tree.module(place.path)}({argument})"
+            yield _INDENT * record.no_grad + line
+
+    def _call(self, record: NodeRecord) -> str:
+        text = self._right_side(record)
+        if record.result is None:
+            name = self._names.new(record.name, record.op)
+            self._variables[Ref(record.name)] = name
+            return f"{name} = {text}"
+        accesses = list(_accesses(record.result))
+        if _is_nested_tuple(record.result):
+            used = self._graph.users_of(record.name)
+            read = {r for u in used for r in self._graph.record(u).inputs}
+            read.update(self._graph.output_refs())
+            names: dict[int, str] = {}
+            for index, _ in accesses:
+                ref = Ref(record.name, index)
+                wanted = f"{record.name}_{index}" if index else record.name
+                names[index] = self._names.new(wanted, record.op) if ref in read else "_"
+                self._variables[ref] = names[index]
+            return f"{_pattern(record.result, names)} = {text}"
+        name = self._names.new(record.name, record.op)
+        for index, access in accesses:
+            self._variables[Ref(record.name, index)] = name + access
+        return f"{name} = {text}"
+
+    def _right_side(self, record: NodeRecord) -> str:
+        spec = op_spec(record.op)
+        positional, keywords = split_call(record)
+        if record.op == "opaque":
+            keywords.pop("reason")
+        write = self._expressions.value
+        if record.op == "getitem":
+            (x,), index = positional[:1], [*positional[1:], *keywords.values()][0]
+            return f"{write(x)}[{self._expressions.index(index)}]"
+        if record.op in _OPERATORS and len(positional) == 2 and not keywords:
+            return f"{write(positional[0])} {_OPERATORS[record.op]} {write(positional[1])}"
+        arguments = [write(v) for v in positional]
+        arguments += [f"{key}={write(value)}" for key, value in keywords.items()]
+        if spec.helper is not None:
+            self._helpers[spec.call] = spec.helper
+            self._expressions.library("torch")  # which all helpers use
+            return f"{spec.call}({', '.join(arguments)})"
+        if spec.kind == "module" or record.op == "opaque":
+            assert record.path is not None
+            return f"{self._tree.module(record.path)}({', '.join(arguments)})"
+        if spec.method is not None:
+            return f"{arguments[0]}.{spec.method}({', '.join(arguments[1:])})"
+        return f"{self._expressions.library(spec.call)}({', '.join(arguments)})"
+
+    def _leaf(self, value: Any) -> str | None:
+        if isinstance(value, Ref):
+            return self._variables[value]
+        return None
+
+
+_OPERATORS: Mapping[str, str] = {"add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@"}
+_INLINE: Mapping[str, Any] = {
+    "parameter": lambda tree, record: tree.tensor(record.path),
+    "buffer": lambda tree, record: tree.tensor(record.path),
+    "constant": lambda tree, record: tree.constant(record.attrs["key"]),
+}
+
+
+def _needed(graph: Graph) -> list[NodeRecord]:
+    """The nodes whose results are used, and those that do something besides."""
+    wanted = {ref.node for ref in graph.output_refs()}
+    needed: list[NodeRecord] = []
+    for record in reversed(list(graph.records())):
+        if record.name in wanted or _acts(record):
+            needed.append(record)
+            wanted.update(ref.node for ref in record.inputs)
+    needed.reverse()
+    return needed
+
+
+def _acts(record: NodeRecord) -> bool:
+    if record.op in _INLINE or record.op == "input":
+        return False
+    spec = op_spec(record.op)
+    return record.op == "opaque" or spec.random or spec.stateful
+
+
+def _chains(
+    graph: Graph, tree: ModuleTree, records: list[NodeRecord]
+) -> dict[str, tuple[Place, list[NodeRecord]]]:
+    """Runs of nodes that are one call of an ``nn.Sequential``, by the name of the first."""
+    position = {record.name: i for i, record in enumerate(records)}
+    returned = {ref.node for ref in graph.output_refs()}
+    found: dict[str, tuple[Place, list[NodeRecord]]] = {}
+    for place in tree.root.walk():
+        if place.style is not Style.CHAIN or place is tree.root:
+            continue
+        members = [c.record for c in place.children.values() if c.record is not None]
+        first = position.get(members[0].name)
+        run = [] if first is None else records[first : first + len(members)]
+        inner = members[:-1]
+        if (
+            len(members) > 1
+            and [r.name for r in run] == [m.name for m in members]
+            and len({m.no_grad for m in members}) == 1
+            and not any(m.name in returned or len(graph.users_of(m.name)) > 1 for m in inner)
+        ):
+            found[members[0].name] = (place, members)
+    return found
+
+
+def _holds_input(structure: Any) -> bool:
+    return any(isinstance(leaf, Result) for leaf in leaves(structure))
+
+
+def _replaced(structure: Any, refs: tuple[Ref, ...]) -> Any:
+    from retiarii.ir.types import map_leaves
+
+    return map_leaves(lambda v: refs[v.index] if isinstance(v, Result) else v, structure)
+
+
+def _accesses(structure: Any) -> Iterator[tuple[int, str]]:
+    """(index, how to get there) for each Result: ``[1]["image"].mask``."""
+    if isinstance(structure, Result):
+        yield structure.index, ""
+    elif isinstance(structure, FrozenDict):
+        for key, value in structure:
+            yield from ((i, f"[{key!r}]{rest}") for i, rest in _accesses(value))
+    elif type(structure) is tuple and len(structure) == 2 and isinstance(structure[0], TypeOf):
+        by_key = issubclass(structure[0].target, Mapping)
+        for key, value in structure[1]:
+            step = f"[{key!r}]" if by_key else f".{key}"
+            yield from ((i, step + rest) for i, rest in _accesses(value))
+    elif isinstance(structure, tuple):
+        for position, value in enumerate(structure):
+            yield from ((i, f"[{position}]{rest}") for i, rest in _accesses(value))
+
+
+def _is_nested_tuple(structure: Any) -> bool:
+    if isinstance(structure, FrozenDict | TypeOf):
+        return False
+    if type(structure) is tuple or isinstance(structure, FrozenList):
+        return len(structure) > 0 and all(_is_nested_tuple(v) for v in structure)
+    return True
+
+
+def _pattern(structure: Any, names: Mapping[int, str], top: bool = True) -> str:
+    """The left side of an assignment that takes the structure apart."""
+    if not isinstance(structure, tuple):
+        return names[structure.index] if isinstance(structure, Result) else "_"
+    inner = ", ".join(_pattern(v, names, False) for v in structure)
+    if len(structure) == 1:
+        return f"({inner},)"
+    return inner if top else f"({inner})"
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', "'")
+
+
+def check_buildable(graph: Graph) -> None:
+    """Checks that every node has its module or tensor at hand.
+
+    Raises:
+        GraphError: an opaque module or a constant that the graph's text could not hold.
+    """
+    context = graph.context
+    for record in graph.records():
+        if record.op == "opaque" and record.path not in context.opaque:
+            raise GraphError(
+                f"the module of opaque node {record.name!r} is not at hand",
+                where=f"node {record.name!r}",
+                fix="a graph read from text has no opaque modules: parse the model instead",
+            )
+        if record.op == "constant" and record.attrs["key"] not in context.constants:
+            raise GraphError(
+                f"the value of constant {record.attrs['key']!r} is not at hand",
+                where=f"node {record.name!r}",
+                fix="a graph read from text has only small constants: parse the model instead",
+            )

@@ -1,0 +1,71 @@
+"""What all copies of one parsed graph share: weights, constants, and the memory of inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from retiarii.ir.infer import TypeCache
+from retiarii.ir.types import Attrs, Result
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """How the arguments of ``forward`` hold the graph's inputs.
+
+    Attributes:
+        params: (parameter name, structure) in order; a structure has ``Result(i)`` where it
+            holds the graph's input number ``i``, and constants elsewhere.
+        keyword_only: names of those that are passed by name.
+    """
+
+    params: tuple[tuple[str, Any], ...]
+    keyword_only: frozenset[str] = frozenset()
+
+    @staticmethod
+    def plain(names: tuple[str, ...]) -> InputSpec:
+        """Each input is one argument."""
+        return InputSpec(tuple((name, Result(i)) for i, name in enumerate(names)))
+
+
+@dataclass(frozen=True, slots=True)
+class GraphContext:
+    """Shared by all copies of a graph, and never changed.
+
+    Attributes:
+        forward: how ``forward``'s arguments hold the inputs.
+        batch: the batch size of the example inputs, at which all shapes are given.
+        training: the parsed model's training flag.
+        weights: state_dict key -> the parsed model's own tensor (a reference, not a copy).
+        ties: state_dict key -> the first key of the same tensor.
+        constants: key -> a tensor that is in no state_dict.
+        opaque: module path -> a submodule that could not be lowered.
+        modes: module path -> training flag, where it differs from ``training``.
+        frozen: state_dict keys of parameters that take no gradient.
+        types: the memory of type inference.
+        completed: the memory of constructor arguments with their defaults.
+        layers: the memory of the arguments of layers that are spliced in again and again.
+        parsed: the memory of graphs of modules that are spliced in again and again.
+    """
+
+    forward: InputSpec
+    batch: int = 1
+    training: bool = True
+    weights: Mapping[str, torch.Tensor] = field(default_factory=lambda: _EMPTY)
+    ties: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    constants: Mapping[str, torch.Tensor] = field(default_factory=lambda: _EMPTY)
+    opaque: Mapping[str, nn.Module] = field(default_factory=lambda: _EMPTY)
+    modes: Mapping[str, bool] = field(default_factory=lambda: _EMPTY)
+    frozen: frozenset[str] = frozenset()
+    types: TypeCache = field(default_factory=TypeCache)
+    completed: dict[tuple[str, Attrs], Attrs] = field(default_factory=dict)
+    layers: MutableMapping[nn.Module, Attrs] = field(default_factory=WeakKeyDictionary)
+    parsed: MutableMapping[nn.Module, dict[Any, Any]] = field(default_factory=WeakKeyDictionary)

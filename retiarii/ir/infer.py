@@ -1,0 +1,227 @@
+"""Types of results: each distinct (op, attributes, input types) is run once on meta tensors.
+
+Nothing here has storage, touches the global random state, or sees the caller's tensor modes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from retiarii.errors import ShapeError
+from retiarii.ir.ops import OpSpec, arrange_call, constructor_attrs, op_spec
+from retiarii.ir.types import (
+    Attrs,
+    BatchSize,
+    FrozenDict,
+    InputDevice,
+    Result,
+    TensorType,
+    Training,
+    map_leaves,
+)
+
+Inferred = tuple[tuple[TensorType, ...], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """One tensor that a layer holds.
+
+    Attributes:
+        type: shape and dtype.
+        kind: whether an optimizer trains it.
+        persistent: whether it is in the ``state_dict``.
+    """
+
+    type: TensorType
+    kind: Literal["parameter", "buffer"]
+    persistent: bool = True
+
+
+class TypeCache:
+    """What has been inferred so far; the copies of a graph share one.
+
+    Args:
+        batch: the batch size at which shapes are given; ``BatchSize`` attributes are read at it.
+
+    Attributes:
+        notes: room for other facts that hold for an (op, attributes), such as its canonical label.
+    """
+
+    __slots__ = ("batch", "calls", "layers", "notes", "states")
+
+    def __init__(self, batch: int = 1) -> None:
+        self.batch = batch
+        self.calls: dict[tuple[str, Attrs, tuple[TensorType, ...]], Inferred] = {}
+        self.layers: dict[tuple[str, Attrs], nn.Module] = {}
+        self.states: dict[tuple[str, Attrs], Mapping[str, StateSpec]] = {}
+        self.notes: dict[Any, Any] = {}
+
+
+def infer(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: TypeCache) -> Inferred:
+    """The types of a node's tensors, and the structure they are returned in.
+
+    Args:
+        op: the node's op; not a structural one.
+        attrs: its attributes.
+        input_types: types of its inputs, in order.
+        cache: remembers; a call seen before costs a lookup.
+
+    Returns:
+        The types, and ``None`` for a single tensor or the structure with ``Result(i)`` inside.
+
+    Raises:
+        ShapeError: the call fails on inputs of these types.
+    """
+    key = (op, attrs, input_types)
+    found = cache.calls.get(key)
+    if found is None:
+        found = cache.calls[key] = _run(op, attrs, input_types, cache)
+    return found
+
+
+def module_state(op: str, attrs: Attrs, cache: TypeCache | None = None) -> Mapping[str, StateSpec]:
+    """Parameters and buffers of a layer, by their names inside it, in ``state_dict`` order.
+
+    Args:
+        op: a module's op; others hold nothing.
+        attrs: the node's attributes.
+        cache: remembers.
+
+    Raises:
+        ShapeError: the layer cannot be made with these attributes.
+    """
+    spec = op_spec(op)
+    if spec.kind != "module":
+        return MappingProxyType({})
+    cache = cache or TypeCache()
+    key = (op, attrs)
+    found = cache.states.get(key)
+    if found is None:
+        found = cache.states[key] = _read_state(_layer(spec, attrs, cache))
+    return found
+
+
+def _read_state(layer: nn.Module) -> Mapping[str, StateSpec]:
+    state: dict[str, StateSpec] = {}
+    for prefix, module in layer.named_modules():
+        at = f"{prefix}." if prefix else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                state[at + name] = StateSpec(TensorType.of(parameter), "parameter")
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                kept = name not in module._non_persistent_buffers_set
+                state[at + name] = StateSpec(TensorType.of(buffer), "buffer", kept)
+    return MappingProxyType(state)
+
+
+def _layer(spec: OpSpec, attrs: Attrs, cache: TypeCache) -> nn.Module:
+    """The layer without storage, made once."""
+    key = (spec.name, attrs)
+    layer = cache.layers.get(key)
+    if layer is None:
+        arguments = constructor_attrs(spec, attrs)
+        if spec.placed:
+            arguments["device"] = "meta"
+        try:
+            with torch._C.DisableTorchFunction(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                layer = spec.target(**arguments)
+        except Exception as error:
+            shown = ", ".join(f"{k}={v!r}" for k, v in attrs.items())
+            raise ShapeError(
+                f"{spec.name}({shown}) cannot be made: {_first_line(error)}",
+                fix=f"check the arguments of nn.{spec.name}",
+            ) from error
+        cache.layers[key] = layer
+    return layer
+
+
+def _run(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: TypeCache) -> Inferred:
+    spec = op_spec(op)
+    layer = _layer(spec, attrs, cache) if spec.kind == "module" else None
+    try:
+        # The flag stops torch-function modes: the parser's, and a default device.
+        with torch._C.DisableTorchFunction(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tensors = [kind.meta() for kind in input_types]
+            positional, named = arrange_call(spec, _at_batch(attrs, cache.batch), tensors)
+            _keep_off_devices(spec, named, bool(tensors))
+            if layer is not None:
+                returned = _call_layer(layer, positional, named)
+            elif spec.method is not None:
+                returned = getattr(positional[0], spec.method)(*positional[1:], **named)
+            else:
+                returned = spec.target(*positional, **named)
+    except Exception as error:
+        raise ShapeError(
+            f"{_described(op, attrs)} does not take {_listed(input_types)}: {_first_line(error)}",
+            fix="make the inputs fit, or insert a projection (a 1x1 convolution, a Linear)",
+        ) from error
+    types: list[TensorType] = []
+    structure = _structure(returned, types)
+    return tuple(types), None if isinstance(structure, Result) else structure
+
+
+def _call_layer(layer: nn.Module, positional: list[Any], named: dict[str, Any]) -> Any:
+    layer.train()
+    try:
+        return layer(*positional, **named)
+    except ValueError as error:
+        # One value per channel has no variance: only training minds.
+        if "more than 1" not in str(error):
+            raise
+        layer.eval()
+        return layer(*positional, **named)
+
+
+def _at_batch(attrs: Attrs, batch: int) -> Attrs:
+    def concrete(value: Any) -> Any:
+        if isinstance(value, BatchSize):
+            return value.at(batch)
+        if isinstance(value, Training):
+            return value.inverted
+        if isinstance(value, InputDevice | torch.device):
+            return "meta"
+        return value
+
+    return Attrs({name: map_leaves(concrete, value) for name, value in attrs.items()})
+
+
+def _keep_off_devices(spec: OpSpec, named: dict[str, Any], has_tensors: bool) -> None:
+    """No storage and no random numbers: everything is made on the meta device."""
+    makes = not has_tensors and "device" in spec.signature
+    if makes or named.get("device") is not None:
+        named["device"] = "meta"
+
+
+def _structure(value: Any, types: list[TensorType]) -> Any:
+    if isinstance(value, torch.Tensor):
+        types.append(TensorType.of(value))
+        return Result(len(types) - 1)
+    if isinstance(value, list | tuple):
+        return tuple(_structure(v, types) for v in value)
+    if isinstance(value, dict):
+        return FrozenDict((k, _structure(v, types)) for k, v in value.items())
+    return value
+
+
+def _described(op: str, attrs: Attrs) -> str:
+    shown = ", ".join(f"{k}={v!r}" for k, v in attrs.items())
+    return f"{op}({shown})"
+
+
+def _listed(types: tuple[TensorType, ...]) -> str:
+    return " and ".join(map(str, types)) if types else "no inputs"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

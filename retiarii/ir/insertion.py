@@ -1,0 +1,268 @@
+"""`Graph.insert`: nodes from a module, a module class, a function, an op's name or a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from retiarii.errors import GraphError, RetiariiError, ShapeError, nearest
+from retiarii.ir.editing import own_ref, own_refs
+from retiarii.ir.infer import infer
+from retiarii.ir.node import Node, NodeRecord, Value
+from retiarii.ir.ops import OPS, OpSpec, bind_call, function_op, module_attrs, module_op, op_spec
+from retiarii.ir.resize import resize
+from retiarii.ir.types import Attrs, Ref, TensorType, map_leaves
+
+if TYPE_CHECKING:
+    from retiarii.ir.graph import Graph
+
+
+def insert(
+    graph: Graph,
+    what: Any,
+    inputs: tuple[Any, ...],
+    name: str | None,
+    attrs: Mapping[str, Any],
+) -> Node:
+    """See `Graph.insert`."""
+    from retiarii.ir.graph import Graph as GraphType
+
+    if isinstance(what, nn.Module | GraphType):
+        if attrs:
+            raise GraphError(
+                f"arguments {sorted(attrs)} do not go with a module that is made already",
+                fix="give them to its constructor",
+            )
+        refs = insert_module(graph, what, inputs, name or default_name(what), fresh=True)
+        return Node(graph, refs[0].node)
+    if isinstance(what, type) and issubclass(what, nn.Module):
+        return _insert_class(graph, what, inputs, name, attrs)
+    spec, operands, given = _bound(what, inputs, attrs)
+    refs = [own_ref(graph, operand) for operand in operands]
+    return _add(graph, spec.name, tuple(refs), Attrs(given), name or spec.name)
+
+
+def insert_module(
+    graph: Graph, what: nn.Module | Graph, inputs: tuple[Any, ...], name: str, *, fresh: bool
+) -> tuple[Ref, ...]:
+    """Inserts a module under the path ``name``; the refs of what it returns.
+
+    Args:
+        fresh: its parameters are new; else they are the parsed model's, at that path.
+    """
+    if isinstance(what, nn.Module):
+        op = module_op(type(what))
+        if op is not None:
+            refs = tuple(ref for value in _flat(inputs) for ref in own_refs(graph, value))
+            attrs = module_attrs(what) if fresh else _kept_attrs(graph, what)
+            node = _add(graph, op, refs, attrs, name, path=True, fresh=fresh)
+            return own_refs(graph, node)
+        if type(what) is nn.Sequential and len(inputs) == 1 and len(what):
+            for child_name, child in what.named_children():
+                refs = insert_module(graph, child, inputs, f"{name}.{child_name}", fresh=fresh)
+                inputs = tuple(Value(graph, ref.node, ref.index) for ref in refs)
+            return refs
+    return _splice(graph, what, inputs, name, fresh)
+
+
+def _kept_attrs(graph: Graph, module: nn.Module) -> Attrs:
+    """The arguments of a part of the parsed model, which never change."""
+    attrs = graph.context.layers.get(module)
+    if attrs is None:
+        attrs = graph.context.layers[module] = module_attrs(module)
+    return attrs
+
+
+def default_name(what: Any) -> str:
+    """The name of an inserted node, where none is given."""
+    return type(what).__name__.lower()
+
+
+def _insert_class(
+    graph: Graph,
+    what: type[nn.Module],
+    inputs: tuple[Any, ...],
+    name: str | None,
+    attrs: Mapping[str, Any],
+) -> Node:
+    op = module_op(what)
+    name = name or what.__name__.lower()
+    if op is None:
+        refs = insert_module(graph, _made(what, attrs), inputs, name, fresh=True)
+        return Node(graph, refs[0].node)
+    refs = tuple(ref for value in _flat(inputs) for ref in own_refs(graph, value))
+    given = Attrs(attrs)
+    completed = graph.context.completed
+    if (op, given) not in completed:
+        completed[op, given] = _completed(op, attrs, name)
+    return _add(graph, op, refs, completed[op, given], name, path=True)
+
+
+def _made(what: type[nn.Module], attrs: Mapping[str, Any]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return what(**attrs)
+    except RetiariiError:
+        raise
+    except Exception as error:
+        raise GraphError(
+            f"{what.__name__}({', '.join(f'{k}={v!r}' for k, v in attrs.items())}) "
+            f"cannot be made: {error}",
+            fix="check the arguments of its constructor",
+        ) from error
+
+
+def _completed(op: str, attrs: Mapping[str, Any], name: str) -> Attrs:
+    """All constructor arguments, with defaults; placeholders for input sizes that were left out."""
+    spec = op_spec(op)
+    unknown = [key for key in attrs if key not in spec.signature]
+    if unknown:
+        raise GraphError(
+            f"{op} has no argument {unknown[0]!r}",
+            where=f"node {name!r}",
+            fix=f"nearest: {nearest(unknown[0], list(spec.signature))}",
+        )
+    return module_attrs(_made(spec.target, {**spec.placeholders(attrs), **attrs}))
+
+
+def _bound(
+    what: Any, inputs: tuple[Any, ...], attrs: Mapping[str, Any]
+) -> tuple[OpSpec, list[Any], dict[str, Any]]:
+    if isinstance(what, str):
+        if what not in OPS:
+            raise GraphError(
+                f"no op is called {what!r}", fix=f"nearest: {nearest(what, sorted(OPS))}"
+            )
+        spec = OPS[what]
+    elif callable(what):
+        match = function_op(what)
+        if match is None:
+            raise GraphError(
+                f"{getattr(what, '__name__', what)!r} is not a function of torch",
+                fix="wrap it in a module: class Mine(nn.Module) with forward(...), and insert that",
+            )
+        spec = match.spec
+    else:
+        raise GraphError(
+            f"a {type(what).__name__} cannot be inserted",
+            fix="insert a module, a module class, a torch function, an op's name, or a graph",
+        )
+    operands, given = bind_call(spec, inputs, dict(attrs), lambda v: isinstance(v, Node | Value))
+    return spec, operands, given
+
+
+def _add(
+    graph: Graph,
+    op: str,
+    refs: tuple[Ref, ...],
+    attrs: Attrs,
+    name: str,
+    *,
+    path: bool = False,
+    fresh: bool = True,
+) -> Node:
+    name = graph.free_name(name)
+    for ref in refs:
+        graph.reads.note("types", ref.node)
+    record = NodeRecord(name, op, refs, attrs, path=name if path else None, fresh=fresh)
+    graph.settle()
+    kinds = graph.input_types(record)
+    try:
+        attrs = resize(record, kinds)
+        types, result = infer(op, attrs, kinds, graph.context.types)
+    except ShapeError as error:
+        shown = ", ".join(f"{ref.node} {t}" for ref, t in zip(refs, kinds, strict=True))
+        raise ShapeError(
+            error.cause, where=f"inserting {name!r}, inputs {shown}", fix=error.fix
+        ) from None
+    graph.add(record.with_(attrs=attrs, types=types, result=result))
+    graph.transaction.added(name)
+    return Node(graph, name)
+
+
+def _splice(
+    graph: Graph, what: nn.Module | Graph, inputs: tuple[Any, ...], name: str, fresh: bool
+) -> tuple[Ref, ...]:
+    """Inserts all nodes of a module that has several, or of a graph."""
+    values = _flat(inputs)
+    refs = [own_ref(graph, value) for value in values]
+    graph.settle()
+    for ref in refs:
+        graph.reads.note("types", ref.node)
+    if isinstance(what, nn.Module):
+        kinds = {
+            id(value): graph.record(ref.node).types[ref.index]
+            for value, ref in zip(values, refs, strict=True)
+        }
+        inner = _parsed(graph, what, _structured(inputs, kinds), keep=not fresh)
+    else:
+        inner = what
+    if len(inner.inputs) != len(refs):
+        raise GraphError(
+            f"{name!r} takes {len(inner.inputs)} tensors and is given {len(refs)}",
+            where=f"inserting {name!r}",
+            fix="give as many inputs as its forward takes",
+        )
+    moved: dict[Ref, Ref] = {
+        Ref(node.name): ref for node, ref in zip(inner.inputs, refs, strict=True)
+    }
+    for record in inner.records():
+        if record.op == "input":
+            continue
+        choice = record.op == "opaque" and not fresh and _is_choice(inner, record)
+        if record.op in ("opaque", "constant") and not choice:
+            raise GraphError(
+                f"{name!r} holds {record.name!r}, which could not be lowered: "
+                f"{record.attrs.get('reason', 'a constant tensor')}",
+                where=f"inserting {name!r}" + (f" ({record.where})" if record.where else ""),
+                fix="register constants as buffers; write data-dependent code outside of mutators",
+            )
+        new = graph.free_name(f"{name}.{record.name}")
+        graph.add(
+            record.with_(
+                name=new,
+                inputs=tuple(moved[ref] for ref in record.inputs),
+                path=None if record.path is None else f"{name}.{record.path}",
+                fresh=fresh,
+            )
+        )
+        graph.transaction.added(new)
+        for i in range(len(record.types)):
+            moved[Ref(record.name, i)] = Ref(new, i)
+    return tuple(moved[ref] for ref in inner.output_refs())
+
+
+def _is_choice(inner: Graph, record: NodeRecord) -> bool:
+    """Whether an opaque node is a choice within a choice, to be resolved in its turn."""
+    return hasattr(inner.context.opaque.get(record.path or ""), "opaque_reason")
+
+
+def _flat(inputs: Any) -> list[Node | Value]:
+    found: list[Node | Value] = []
+    for value in inputs:
+        if isinstance(value, list | tuple):
+            found += _flat(value)
+        else:
+            found.append(value)
+    return found
+
+
+def _structured(inputs: Any, kinds: Mapping[int, TensorType]) -> Any:
+    return tuple(
+        _structured(v, kinds) if isinstance(v, list | tuple) else kinds[id(v)] for v in inputs
+    )
+
+
+def _parsed(graph: Graph, module: nn.Module, kinds: Any, *, keep: bool) -> Graph:
+    """The module's graph; kept for the options of placeholders, which are spliced many times."""
+    from retiarii.ir.parse import parse
+
+    by_types = graph.context.parsed.setdefault(module, {}) if keep else {}
+    if kinds not in by_types:
+        # Mutators run under the meta device, where a forward could not compute its constants.
+        with torch.device("cpu"):
+            by_types[kinds] = parse(module, map_leaves(TensorType.meta, kinds))
+    return by_types[kinds]

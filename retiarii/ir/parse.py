@@ -1,0 +1,152 @@
+"""`parse`: from any ``nn.Module`` to a graph.
+
+The model's forward runs on tensors without storage, in a copy, and each torch call becomes a node
+(`tracing`). Runs at other batch sizes and in the other mode tell which arguments follow those. What
+cannot be lowered makes the smallest submodule that holds it one opaque node.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from retiarii.errors import ParseError
+from retiarii.ir.graph import Graph
+from retiarii.ir.tracing.assemble import assemble
+from retiarii.ir.tracing.events import Trace
+from retiarii.ir.tracing.isolate import undisturbed
+from retiarii.ir.tracing.session import Session
+from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable
+from retiarii.ir.tracing.unify import (
+    DivergedError,
+    Solve,
+    solve_batch,
+    solve_mode,
+    solve_nothing,
+    unify,
+)
+
+
+def parse(module: nn.Module, example_inputs: Any) -> Graph:
+    """Lowers a module to a graph.
+
+    The module is left as it is: parameters, buffers, attributes, mode and random states. Its
+    forward is run on the example's shapes; numbers are computed only where a submodule's results
+    cannot be known otherwise, then once.
+
+    Args:
+        module: any module that runs.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of arguments by name;
+            arguments may be nested in lists, tuples, dicts, named tuples and dataclasses. The
+            first dimension of the first tensor is taken as the batch.
+
+    Returns:
+        The graph. It computes what the module does, in training and evaluation mode, at every
+        batch size; ``graph.opaque`` lists what could not be lowered, with the reason.
+
+    Raises:
+        ParseError: the module does not run on its example inputs.
+    """
+    if not isinstance(module, nn.Module):
+        raise ParseError(
+            f"a {type(module).__name__} cannot be parsed",
+            where="parse(module, example_inputs)",
+            fix="give an instance of torch.nn.Module",
+        )
+    with undisturbed(module):
+        session = Session(module, example_inputs)
+        trace = _stable(session)
+        return assemble(trace, session.inputs, session.state, session.sources(), module.training)
+
+
+def _stable(session: Session) -> Trace:
+    """A trace for every batch size and both modes, with ever more submodules opaque."""
+    while True:
+        try:
+            first = session.first()
+            return first if "" in session.opaque else _generalise(session, first)
+        except Unlowerable as signal:
+            path = signal.path or ""
+            while path in session.opaque and path:
+                # It is opaque already and does not do: what holds it must be.
+                path = path.rpartition(".")[0]
+            if path in session.opaque:
+                raise ParseError(
+                    f"the model cannot be parsed: it {signal.reason}",
+                    where=signal.where or type(session.model).__name__,
+                    fix="return tensors, or structures of them, from forward",
+                ) from None
+            session.opaque[path] = signal
+
+
+def _generalise(session: Session, first: Trace) -> Trace:
+    """Compares the trace with others, at other batch sizes and in the other mode.
+
+    Raises:
+        Unlowerable: a submodule depends on either in a way that no node stands for.
+    """
+    batches = _other_batches(session.inputs.batch) if session.inputs.has_batch else []
+    other = not first.training
+    both = next((t for b in batches if (t := _attempt(session, b, other)) is not None), None)
+    if both is not None:
+        try:
+            return unify(first, both, solve_nothing)
+        except DivergedError:
+            pass
+    trace = first
+    in_mode = _attempt(session, first.batch, other)
+    if in_mode is not None:
+        trace = _unified(trace, in_mode, solve_mode(first.training), "training mode")
+    for batch in batches:
+        made = _attempt(session, batch, first.training)
+        if made is None:
+            continue
+        solve = solve_batch(first.batch, batch)
+        general = _unified(trace, made, solve, "batch size")
+        return _confirmed(session, general, batch)
+    return trace
+
+
+def _confirmed(session: Session, trace: Trace, seen: int) -> Trace:
+    """Checks what two batch sizes told against a third one.
+
+    Raises:
+        Unlowerable: it does not hold.
+    """
+    for batch in (3 * seen + 1, 4 * seen):
+        made = _attempt(session, batch, trace.training)
+        if made is not None:
+            solve = solve_batch(trace.batch, batch)
+            return _unified(trace, made, solve, "batch size")
+    return trace
+
+
+def _other_batches(batch: int) -> list[int]:
+    """Batch sizes to try, until the model runs at one."""
+    return [4 * batch, 2 * batch, batch + 1]
+
+
+def _attempt(session: Session, batch: int, training: bool) -> Trace | None:
+    """A trace elsewhere; ``None`` if the model does not run there.
+
+    Raises:
+        Unlowerable: something that no node stands for happens there.
+    """
+    try:
+        return session.trace(batch, training)
+    except (Broken, NeedsRealTypes):
+        return None
+    except Unlowerable as signal:
+        if signal.failed:
+            return None
+        raise
+
+
+def _unified(one: Trace, two: Trace, solve: Solve, what: str) -> Trace:
+    try:
+        return unify(one, two, solve)
+    except DivergedError as error:
+        raise Unlowerable(
+            f"depends on the {what}: {error.detail}", error.where, error.path
+        ) from None

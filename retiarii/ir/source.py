@@ -1,0 +1,359 @@
+"""A graph as a plain ``model.py``: one class that imports torch and nothing of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from retiarii.errors import GraphError
+from retiarii.ir.codegen import ForwardCode, check_buildable, generate
+from retiarii.ir.expressions import Expressions, Names
+from retiarii.ir.ops import OPS, constructor_attrs
+from retiarii.ir.signature import PER_DIMENSION
+from retiarii.ir.tree import ModuleTree, Place, Style, attribute
+from retiarii.ir.types import freeze
+
+if TYPE_CHECKING:
+    from retiarii.ir.graph import Graph
+    from retiarii.ir.node import NodeRecord
+
+# Tensors that are in no state_dict are written out up to this many elements.
+CONSTANT_LIMIT = 1000
+_FLAT = 16  # elements from which a tensor's numbers are written in one list
+_WIDTH = 96
+_INDENT = "    "
+_CLOSING = {"[": "]", "{": "}"}
+
+
+def to_source(graph: Graph, class_name: str = "Model") -> str:
+    """The text of a ``model.py``.
+
+    ``Model()`` has fresh weights; ``load_state_dict`` takes what `to_module` saves, strictly.
+
+    Args:
+        graph: a graph that verifies.
+        class_name: what the class is called.
+
+    Raises:
+        GraphError: a node that only its module can stand for, or a large constant.
+    """
+    if not class_name.isidentifier():
+        raise GraphError(
+            f"{class_name!r} cannot be the name of a class", fix="use letters, digits and _"
+        )
+    _refuse_opaque(graph)
+    check_buildable(graph)
+    tree = ModuleTree(graph)
+    code = generate(graph, tree)
+    writer = _InitWriter(graph, tree)
+    init = list(writer.lines())
+    base = f"nn.{tree.root.style.value.__name__}"
+    body = [f'"""{line}' if i == 0 else line for i, line in enumerate(_docstring(graph))]
+    body += ['"""', "", "def __init__(self) -> None:", f"{_INDENT}super().__init__()"]
+    body += [f"{_INDENT}{line}" for line in init]
+    body += ["", code.signature, *(f"{_INDENT}{line}" for line in code.body)]
+    lines = [*_imports(code), "", ""]
+    for name, target in code.classes.items():
+        lines += [*_class(name, target), "", ""]
+    for helper in code.helpers:
+        lines += [*helper.strip("\n").splitlines(), "", ""]
+    lines += [f"class {class_name}({base}):"]
+    lines += [f"{_INDENT}{line}" if line else "" for line in body]
+    return "\n".join(lines) + "\n"
+
+
+def _refuse_opaque(graph: Graph) -> None:
+    nodes = [r for r in graph.records() if r.op == "opaque"]
+    if nodes:
+        listed = "; ".join(f"{r.name!r}: {r.attrs['reason']}" for r in nodes[:5])
+        more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
+        raise GraphError(
+            f"{len(nodes)} submodules could not be lowered, so their code cannot be written "
+            f"({listed}{more})",
+            where=", ".join(r.where for r in nodes[:5] if r.where) or None,
+            fix="rewrite those submodules with operations of torch, "
+            "or save the module's state_dict and keep its own code",
+        )
+
+
+def _imports(code: ForwardCode) -> list[str]:
+    lines = {"import torch", "from torch import nn", *code.imports}
+    if any(_is_named_tuple(c) for c in code.classes.values()):
+        lines.add("from collections import namedtuple")
+    if any(dataclasses.is_dataclass(c) for c in code.classes.values()):
+        lines |= {"from dataclasses import dataclass", "from typing import Any"}
+    standard = sorted(line for line in lines if "torch" not in line)
+    ours = sorted((line for line in lines if "torch" in line), key=lambda t: (t[0] != "i", t))
+    return [*standard, *([""] if standard else []), *ours]
+
+
+def _is_named_tuple(target: type) -> bool:
+    return issubclass(target, tuple) and hasattr(target, "_fields")
+
+
+def _class(name: str, target: type) -> list[str]:
+    """A definition that stands for a class which ``forward`` takes apart or returns."""
+    if _is_named_tuple(target):
+        fields = ", ".join(f'"{f}"' for f in target._fields)  # type: ignore[attr-defined]
+        return [f'{name} = namedtuple("{name}", [{fields}])']
+    if dataclasses.is_dataclass(target):
+        fields_ = [f"{_INDENT}{f.name}: Any = None" for f in dataclasses.fields(target) if f.init]
+        return ["@dataclass", f"class {name}:", *fields_]
+    if issubclass(target, dict):
+        return [f"class {name}(dict):", f'{_INDENT}"""A dict, as the model returned it."""']
+    raise GraphError(
+        f"the forward uses class {target.__qualname__}, which model.py cannot define",
+        fix="return a tuple, a dict, a named tuple or a dataclass",
+    )
+
+
+def _docstring(graph: Graph) -> list[str]:
+    lines = ["A model written by retiarii.", "", "Shapes, at the batch size it was made with:"]
+    for node in graph.inputs:
+        lines.append(f"    {node.record.name}: {node.record.types[0]}")
+    for number, ref in enumerate(graph.output_refs()):
+        label = "returns" if len(graph.output_refs()) == 1 else f"output {number}"
+        lines.append(f"    {label}: {graph.record(ref.node).types[ref.index]}")
+    return lines
+
+
+# --- __init__ --------------------------------------------------------------------------------
+
+
+class _InitWriter:
+    """Writes the statements that make the tree of modules."""
+
+    def __init__(self, graph: Graph, tree: ModuleTree) -> None:
+        self._context = graph.context
+        self._tree = tree
+        self._values = Expressions(Names(()), lambda _: None)
+
+    def lines(self) -> Iterator[str]:
+        """The body of ``__init__``, behind ``super().__init__()``."""
+        root = self._tree.root
+        yield from self._content(root, "self")
+        for place in root.walk():
+            if place.alias is not None:
+                path, _, name = place.path.rpartition(".")
+                yield self._add(path, name, self._tree.module(place.alias))
+        for alias, first in self._tree.ties:
+            path, _, name = alias.rpartition(".")
+            if self._same_shape(alias, first):
+                yield f"{attribute(self._tree.module(path), name)} = {self._tree.tensor(first)}"
+        for key, name in self._tree.constants.items():
+            value = self._literal(self._context.constants[key], f"constant {key!r}")
+            yield from _wrapped(f'self.register_buffer("{name}", ', value, ", persistent=False)")
+        yield from self._frozen()
+        yield from self._modes()
+
+    def _content(self, place: Place, said: str) -> Iterator[str]:
+        """Statements for the tensors and children of a place that exists already."""
+        for name, record in place.tensors.items():
+            yield from self._tensor(said, name, record)
+        if place.style in (Style.CHAIN, Style.LIST) and place is self._tree.root:
+            for child in place.children.values():
+                call = "append" if place.style is Style.LIST else f'add_module("{_last(child)}", '
+                opening = f"{said}.append(" if call == "append" else f"{said}.{call}"
+                yield from _wrapped(opening, self._expression(child), ")")
+                yield from self._below(child)
+            return
+        for name, child in place.children.items():
+            yield from self._assigned(place, said, name, self._expression(child))
+            yield from self._below(child)
+
+    def _assigned(self, place: Place, said: str, name: str, made: str) -> Iterator[str]:
+        if place.style is Style.DICT:
+            yield from _wrapped(f'{said}["{name}"] = ', made, "")
+        elif attribute(said, name).startswith("getattr"):
+            yield from _wrapped(f'{said}.add_module("{name}", ', made, ")")
+        else:
+            yield from _wrapped(f"{said}.{name} = ", made, "")
+
+    def _add(self, path: str, name: str, made: str) -> str:
+        return f'{self._tree.module(path)}.add_module("{name}", {made})'
+
+    def _below(self, place: Place) -> Iterator[str]:
+        """Statements for what the place's own expression did not make."""
+        if self._is_inline(place):
+            return
+        said = self._tree.module(place.path)
+        if place.style in (Style.CHAIN, Style.LIST, Style.DICT) and place.record is None:
+            for name, record in place.tensors.items():
+                yield from self._tensor(said, name, record)
+            for child in place.children.values():
+                yield from self._below(child)
+            return
+        yield from self._content(place, said)
+
+    def _is_inline(self, place: Place) -> bool:
+        """Whether one expression makes the place and all below it."""
+        if place.tensors:
+            return False
+        if place.style is Style.PLAIN or place.record is not None:
+            return not place.children and (place.record is not None or place.alias is not None)
+        return all(self._is_inline(child) for child in place.children.values())
+
+    def _expression(self, place: Place) -> str:
+        if place.alias is not None:
+            return "nn.Module()"
+        if place.record is not None:
+            return self._layer(place.record)
+        children = [(name, self._expression(c)) for name, c in place.children.items()]
+        if place.style is Style.CHAIN:
+            return f"nn.Sequential({', '.join(made for _, made in children)})"
+        if place.style is Style.LIST:
+            return f"nn.ModuleList([{', '.join(made for _, made in children)}])"
+        if place.style is Style.DICT:
+            pairs = ", ".join([f'"{name}": {made}' for name, made in children])
+            return f"nn.ModuleDict({{{pairs}}})"
+        return "nn.Module()"
+
+    def _layer(self, record: NodeRecord) -> str:
+        """``nn.Conv2d(1, 16, kernel_size=(3, 3))``: required arguments by place, defaults not."""
+        spec = OPS[record.op]
+        arguments = constructor_attrs(spec, record.attrs)
+        parts: list[str] = []
+        for name in sorted(arguments, key=_position(spec.signature)):
+            value = freeze(arguments[name])
+            if name in PER_DIMENSION and type(value) is tuple and len(set(value)) == 1:
+                value = value[0]
+            text = self._values.value(value)
+            if name in spec.signature and name not in spec.defaults:
+                parts.append(text)
+            elif not _same(spec.defaults.get(name, ...), value):
+                parts.append(f"{name}={text}")
+        return f"nn.{spec.target.__name__}({', '.join(parts)})"
+
+    def _tensor(self, said: str, name: str, record: NodeRecord) -> Iterator[str]:
+        attrs = record.attrs
+        shape = self._values.value(tuple(attrs["shape"]))
+        dtype = "" if attrs["dtype"] is torch.float32 else f", dtype={attrs['dtype']}"
+        made = f"torch.zeros({shape}{dtype})"
+        if record.op == "parameter":
+            learned = "" if attrs["requires_grad"] else ", requires_grad=False"
+            place = attribute(said, name)
+            if place.startswith("getattr"):
+                yield f'{said}.register_parameter("{name}", nn.Parameter({made}{learned}))'
+            else:
+                yield f"{place} = nn.Parameter({made}{learned})"
+        elif attrs["persistent"]:
+            yield f'{said}.register_buffer("{name}", {made})'
+        else:
+            value = self._context.weights.get(str(record.path))
+            if value is not None:
+                made = self._literal(value, f"buffer {record.path!r}, which is not persistent")
+            yield from _wrapped(f'{said}.register_buffer("{name}", ', made, ", persistent=False)")
+
+    def _literal(self, tensor: torch.Tensor, what: str) -> str:
+        if tensor.numel() > CONSTANT_LIMIT:
+            raise GraphError(
+                f"{what} has {tensor.numel()} elements and is in no state_dict, "
+                f"so model.py would have to spell it out",
+                fix="register it as a buffer (persistent): then the weights file holds it",
+            )
+        flat = tensor.dim() > 1 and tensor.numel() > _FLAT
+        held = tensor.detach().cpu()
+        numbers = self._values.value((held.flatten() if flat else held).tolist())
+        made = f"torch.tensor({numbers}, dtype={tensor.dtype})"
+        # Of an empty tensor, the nested lists do not say the whole shape.
+        whole = not flat and tensor.numel() > 0
+        return made if whole else f"{made}.reshape({tuple(tensor.shape)})"
+
+    def _same_shape(self, alias: str, first: str) -> bool:
+        from retiarii.ir.infer import module_state
+
+        def shape(key: str) -> Any:
+            owner = self._tree.owner(key)
+            if owner is None or owner.op in ("parameter", "buffer"):
+                return None if owner is None else tuple(owner.attrs["shape"])
+            if owner.op == "opaque":
+                return None
+            state = module_state(owner.op, owner.attrs, self._context.types)
+            return state[key[len(str(owner.path)) + 1 :]].type.shape
+
+        return shape(alias) in (None, shape(first))
+
+    def _frozen(self) -> Iterator[str]:
+        for key in self._context.weights or sorted(self._context.frozen):
+            owner = self._tree.owner(key) if key in self._context.frozen else None
+            if owner is None or owner.fresh or key in self._context.ties:
+                continue
+            if owner.op == "parameter" and not owner.attrs["requires_grad"]:
+                continue
+            yield f"{self._tree.tensor(key)}.requires_grad_(False)"
+
+    def _modes(self) -> Iterator[str]:
+        places = {place.path for place in self._tree.root.walk()}
+        for path, flag in self._context.modes.items():
+            if path in places and flag is False:
+                yield f"{self._tree.module(path)}.training = False"
+
+
+def _last(place: Place) -> str:
+    return place.path.rpartition(".")[2]
+
+
+def _position(names: Sequence[str]) -> Callable[[str], int]:
+    place = {name: i for i, name in enumerate(names)}
+    return lambda name: place.get(name, len(place))
+
+
+def _same(default: Any, value: Any) -> bool:
+    return type(default) is type(value) and bool(default == value)
+
+
+def _wrapped(opening: str, made: str, closing: str) -> Iterator[str]:
+    """One statement, with the outermost list in it broken into lines where it is long."""
+    line = f"{opening}{made}{closing}"
+    if len(line) <= _WIDTH - 2 * len(_INDENT):
+        yield line
+        return
+    head, parts, tail = _split(made)
+    if not parts:
+        yield line
+        return
+    yield f"{opening}{head}"
+    if all(part.replace(".", "").replace("-", "").isalnum() for part in parts):  # numbers
+        lines = textwrap.wrap(", ".join(parts) + ",", _WIDTH - 3 * len(_INDENT))
+        yield from (f"{_INDENT}{line}" for line in lines)
+    else:
+        for part in parts:
+            yield from (f"{_INDENT}{line}" for line in _wrapped("", part, ","))
+    yield f"{tail}{closing}"
+
+
+def _split(made: str) -> tuple[str, list[str], str]:
+    """``f(a, b(c, d))`` as ``f(``, [``a``, ``b(c, d)``], ``)``."""
+    if made.startswith("["):
+        head, inner, tail = "[", made[1:-1], "]"
+    else:
+        start = made.find("(")
+        if start < 0 or not made.endswith(")"):
+            return made, [], ""
+        made, dot, method = made.partition(").reshape")
+        tail = dot + method if dot else ")"
+        inner = made[start + 1 :] if dot else made[start + 1 : -1]
+        head = made[: start + 1]
+        if inner[:1] in ("[", "{") and inner.endswith(_CLOSING[inner[0]]):
+            head, inner, tail = head + inner[0], inner[1:-1], inner[-1] + tail
+    parts: list[str] = []
+    depth, quoted, part = 0, "", ""
+    for character in inner:
+        if quoted:
+            quoted = "" if character == quoted else quoted
+        elif character in "\"'":
+            quoted = character
+        depth += not quoted and character in "([{"
+        depth -= not quoted and character in ")]}"
+        if character == "," and not depth and not quoted:
+            parts.append(part.strip())
+            part = ""
+        else:
+            part += character
+    if depth < 0:
+        return made, [], ""
+    return head, [p for p in [*parts, part.strip()] if p], tail

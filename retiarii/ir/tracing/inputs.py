@@ -1,0 +1,187 @@
+"""Example inputs: bound to ``forward``'s parameters, named, and made again at other batch sizes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from retiarii.errors import ParseError
+from retiarii.ir.context import InputSpec
+from retiarii.ir.tracing.structure import (
+    NotAStructureError,
+    fields_of,
+    freeze_structure,
+    map_tensors,
+    tensors_in,
+)
+from retiarii.ir.types import Result
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class ExampleInputs:
+    """A model's example inputs.
+
+    Attributes:
+        args: as ``forward`` is called with them.
+        kwargs: likewise.
+        spec: how ``forward``'s parameters hold the tensors.
+        names: the name of each tensor input ("x", "batch.image").
+        batch: the leading dimension of the first tensor, else 1.
+        has_batch: whether the first tensor has one.
+        device: the device of the first tensor.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    spec: InputSpec
+    names: tuple[str, ...]
+    batch: int
+    has_batch: bool
+    device: torch.device
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensor inputs, in the order of ``names``."""
+        return list(tensors_in((self.args, self.kwargs)))
+
+    def meta(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments without storage, at another batch size."""
+
+        def twin(tensor: torch.Tensor) -> torch.Tensor:
+            shape = list(tensor.shape)
+            if self.has_batch and shape and shape[0] == self.batch:
+                shape[0] = batch
+            made = torch.empty(shape, dtype=tensor.dtype, device="meta")
+            return made.requires_grad_(tensor.requires_grad)
+
+        args: tuple[Any, ...] = map_tensors(twin, self.args)
+        return args, map_tensors(twin, self.kwargs)
+
+    @staticmethod
+    def bind(model: nn.Module, example: Any) -> ExampleInputs:
+        """Binds a tensor, a tuple (positional) or a dict (by name) to ``model.forward``.
+
+        Raises:
+            ParseError: ``forward`` does not take them.
+        """
+        args, kwargs = _arguments(model, example)
+        signature = inspect.signature(model.forward)
+        bound = _bound(signature, args, kwargs, model)
+        params: list[tuple[str, Any]] = []
+        keyword_only: set[str] = set()
+        names: list[str] = []
+        # In the order of tensors_in((args, kwargs)), which is also the order of the signature
+        # once the keyword arguments are sorted by it.
+        args, kwargs = bound.args, bound.kwargs
+        for name, kind, value in _flat_parameters(signature, bound):
+            frozen = _frozen(value, name, names)
+            params.append((name, frozen))
+            if kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+                keyword_only.add(name)
+        tensors = list(tensors_in((args, kwargs)))
+        # The graph counts its batch on its first input.
+        has_batch = bool(tensors) and tensors[0].dim() > 0
+        return ExampleInputs(
+            args,
+            kwargs,
+            InputSpec(tuple(params), frozenset(keyword_only)),
+            tuple(names),
+            tensors[0].shape[0] if has_batch else 1,
+            has_batch,
+            tensors[0].device if tensors else torch.device("cpu"),
+        )
+
+
+def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if type(example) is tuple:
+        return example, {}
+    if type(example) is not dict:
+        return (example,), {}
+    signature = inspect.signature(model.forward)
+    if all(isinstance(key, str) for key in example):
+        try:
+            signature.bind(**example)
+        except TypeError:
+            pass
+        else:
+            return (), dict(example)
+    # A model that takes one dict, given as it is.
+    return (example,), {}
+
+
+def _bound(
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    model: nn.Module,
+) -> inspect.BoundArguments:
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ParseError(
+            f"forward does not take these example inputs: {error}",
+            where=f"{type(model).__name__}.forward{signature}",
+            fix="give a tensor, a tuple of positional arguments, or a dict of arguments by name",
+        ) from None
+
+
+def _flat_parameters(
+    signature: inspect.Signature, bound: inspect.BoundArguments
+) -> list[tuple[str, Any, Any]]:
+    """(name, kind, value) of each argument; ``*args`` and ``**kwargs`` one by one."""
+    flat: list[tuple[str, Any, Any]] = []
+    taken = set(signature.parameters)
+    for name, parameter in signature.parameters.items():
+        kind = parameter.kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            values = bound.arguments.get(name, ())
+            flat += [(_free(f"{name}_{i}", taken), kind, v) for i, v in enumerate(values)]
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            flat += [(key, kind, v) for key, v in bound.arguments.get(name, {}).items()]
+        elif name in bound.arguments:
+            flat.append((name, kind, bound.arguments[name]))
+        else:
+            flat.append((name, kind, parameter.default))
+    return flat
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _frozen(value: Any, name: str, names: list[str]) -> Any:
+    """The structure of one argument; the names of its tensors are added to ``names``."""
+    paths = iter(_tensor_paths(value, name))
+
+    def leaf(_: torch.Tensor) -> Result:
+        names.append(next(paths))
+        return Result(len(names) - 1)
+
+    try:
+        return freeze_structure(value, leaf)
+    except NotAStructureError:
+        if next(paths, None) is not None:
+            raise ParseError(
+                f"the example input {name!r} holds tensors in a {type(value).__qualname__}",
+                where=f"argument {name!r} of forward",
+                fix="use tensors, lists, tuples, dicts, named tuples or dataclasses of them",
+            ) from None
+        # An object without tensors: the trace saw it, and the graph does not need it.
+        return None
+
+
+def _tensor_paths(value: Any, prefix: str) -> list[str]:
+    if isinstance(value, torch.Tensor):
+        return [prefix]
+    fields = dict(value) if isinstance(value, dict) else fields_of(value)
+    if fields is None and isinstance(value, list | tuple):
+        fields = dict(enumerate(value))
+    return [p for k, v in (fields or {}).items() for p in _tensor_paths(v, f"{prefix}.{k}")]

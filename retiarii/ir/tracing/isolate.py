@@ -1,0 +1,149 @@
+"""Running a model's code without leaving a trace on the model, or on anything global."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from retiarii.errors import ParseError
+from retiarii.ir.tracing.state import ModelState
+
+_CONTAINERS = (list, dict, set, OrderedDict)
+
+
+class Snapshot:
+    """The Python attributes of all modules of a model, to be put back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(module, dict(module.__dict__)) for module in model.modules()]
+        self._containers: dict[int, tuple[Any, Any]] = {}
+        for _, attributes in self._modules:
+            for value in attributes.values():
+                if type(value) in _CONTAINERS:
+                    self._containers[id(value)] = (value, value.copy())
+
+    def restore(self) -> None:
+        for module, attributes in self._modules:
+            if not _same(module.__dict__, attributes):
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
+        for container, content in self._containers.values():
+            if not _same(container, content):
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(content)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two containers hold the same objects in the same order."""
+    if len(one) != len(other):
+        return False
+    if isinstance(one, dict):
+        return all(a == b for a, b in zip(one, other, strict=True)) and all(
+            a is b for a, b in zip(one.values(), other.values(), strict=True)
+        )
+    if isinstance(one, set):
+        return bool(one == other)
+    return all(a is b for a, b in zip(one, other, strict=True))
+
+
+def python_random_state() -> tuple[Any, ...]:
+    """The states of Python's and NumPy's global generators, comparable with ``==``."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return (random.getstate(),)
+    kind, keys, *rest = numpy.random.get_state()
+    return (random.getstate(), kind, keys.tobytes(), *rest)
+
+
+@contextmanager
+def python_random_kept() -> Iterator[None]:
+    """Restores Python's and NumPy's global generators at its end."""
+    numpy = sys.modules.get("numpy")
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Restores the model's attributes, random states and autograd's mode at its end."""
+    snapshot = Snapshot(model)
+    try:
+        with (
+            python_random_kept(),
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+        ):
+            yield
+    finally:
+        snapshot.restore()
+
+
+def meta_copy(model: nn.Module, state: ModelState) -> nn.Module:
+    """A copy whose parameters and buffers have no storage; where the model cannot be copied, the
+    model itself with its tensors exchanged (`undisturbed` puts them back).
+    """
+    twins: dict[int, torch.Tensor] = {}
+    for key, tensor in state.tensors.items():
+        if id(tensor) not in twins:
+            twins[id(tensor)] = _meta_twin(key, tensor, key in state.parameters)
+    memo: dict[int, Any] = dict(twins)
+    memory = {_memory(tensor) for tensor in state.tensors.values()} - {None}
+    for module in state.modules.values():
+        for value in module.__dict__.values():
+            # What was computed from parameters (old-style weight_norm leaves such a tensor), or
+            # shares their memory, has no numbers in the copy either: it must not become a constant.
+            if isinstance(value, torch.Tensor) and (
+                value.grad_fn is not None or _memory(value) in memory
+            ):
+                memo.setdefault(id(value), torch.empty_like(value.detach(), device="meta"))
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:
+        for module in state.modules.values():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None:
+                        held[name] = twins[id(tensor)]  # type: ignore[assignment]
+        return model
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _meta_twin(key: str, tensor: torch.Tensor, is_parameter: bool) -> torch.Tensor:
+    if torch.nn.parameter.is_lazy(tensor):
+        raise ParseError(
+            "the model has parameters whose shape is not known yet (a lazy module)",
+            where=f"parameter {key!r}",
+            fix="run the model once on example inputs before parsing it",
+        )
+    try:
+        twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    except (RuntimeError, NotImplementedError):  # sparse or quantised: no strides
+        twin = tensor.detach().to("meta")
+    if is_parameter:
+        twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+    elif tensor.requires_grad:
+        twin.requires_grad_(True)
+    twin.__dict__.update(getattr(tensor, "__dict__", {}))
+    return twin

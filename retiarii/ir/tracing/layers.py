@@ -1,0 +1,111 @@
+"""Which modules are one node: exactly a layer of the op table, used as its class defines it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from retiarii.errors import GraphError
+from retiarii.ir.ops import OPS, constructor_attrs, module_attrs, module_op
+from retiarii.ir.types import Attrs
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+# Attributes of an instance that say nothing of what it computes, or that a copy cannot share.
+_BESIDE = frozenset(
+    {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+    | {"_flat_weights", "_flat_weight_refs", "_compiled_call_impl", "call_super_init"}
+    | {"inplace", "device", "dtype", "dump_patches", "_backward_hooks", "_is_full_backward_hook"}
+)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    return any(getattr(module, name, None) for name in _HOOKS)
+
+
+class Layers:
+    """Recognises layers; remembers how each (class, arguments) comes out of its constructor."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, Attrs], nn.Module | None] = {}
+
+    def attrs_of(self, module: nn.Module) -> tuple[str, Attrs] | None:
+        """The op and constructor arguments; ``None`` where the module is not just such a layer."""
+        op = module_op(type(module))
+        if op is None or has_hooks(module) or "forward" in module.__dict__:
+            return None
+        try:
+            attrs = module_attrs(module)
+        except (GraphError, AttributeError, KeyError, TypeError, ValueError):
+            return None
+        key = (op, attrs)
+        if key not in self._made:
+            self._made[key] = _make(op, attrs)
+        twin = self._made[key]
+        return key if twin is not None and _alike(module, twin) else None
+
+
+def _make(op: str, attrs: Attrs) -> nn.Module | None:
+    spec = OPS[op]
+    # Not `with torch.device(...)`: that does nothing while torch functions are disabled.
+    placed = {"device": "meta"} if spec.placed else {}
+    try:
+        made: nn.Module = spec.target(**constructor_attrs(spec, attrs), **placed)
+    except Exception:
+        return None
+    return made
+
+
+def _alike(module: nn.Module, twin: nn.Module) -> bool:
+    """Whether both hold the same kinds of tensors, children and settings."""
+    for held, other in ((module._parameters, twin._parameters), (module._buffers, twin._buffers)):
+        if list(held) != list(other) or not all(map(_same_kind, held.values(), other.values())):
+            return False
+    if module._non_persistent_buffers_set != twin._non_persistent_buffers_set:
+        return False
+    settings, others = _settings(module), _settings(twin)
+    if settings.keys() != others.keys():
+        return False
+    if not all(_equal(value, others[name]) for name, value in settings.items()):
+        return False
+    children, twins = dict(module.named_children()), dict(twin.named_children())
+    return children.keys() == twins.keys() and all(
+        type(child) is type(twins[name])
+        and not has_hooks(child)
+        and "forward" not in child.__dict__
+        and _alike(child, twins[name])
+        for name, child in children.items()
+    )
+
+
+def _same_kind(tensor: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    if tensor is None or other is None:
+        return tensor is other
+    return (
+        tensor.shape == other.shape
+        and tensor.dtype == other.dtype
+        and isinstance(tensor, nn.Parameter) == isinstance(other, nn.Parameter)
+    )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in module.__dict__.items()
+        if name not in _BESIDE and not name.endswith("_hooks") and "_hooks_" not in name
+    }
+
+
+def _equal(value: Any, other: Any) -> bool:
+    if isinstance(value, torch.Tensor) or isinstance(other, torch.Tensor):
+        return value is other
+    try:
+        return bool(value == other)
+    except Exception:
+        return False

@@ -1,0 +1,392 @@
+"""The recorder: runs each torch call on tensors without storage, and writes down a node for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from retiarii.ir.node import NodeRecord
+from retiarii.ir.tracing import functions as known
+from retiarii.ir.tracing.binding import BoundCall, bind
+from retiarii.ir.tracing.devices import Devices
+from retiarii.ir.tracing.events import Event, NodeNames
+from retiarii.ir.tracing.signals import Unlowerable
+from retiarii.ir.tracing.sources import Sources
+from retiarii.ir.tracing.structure import (
+    NotAStructureError,
+    freeze_structure,
+    plain_results,
+    tensors_in,
+)
+from retiarii.ir.tracing.structure import map_tensors as swap_tensors
+from retiarii.ir.tracing.values import Entry, Values, ViewStep, meta_storage
+from retiarii.ir.tracing.views import ViewWrite, write_back
+from retiarii.ir.tracing.where import CallSites
+from retiarii.ir.types import Attrs, Ref, Result, TensorType
+
+# Factories of more elements than this are not run for real: nobody reads them element by element.
+_LARGE = 1 << 18
+
+
+class Recorder(TorchFunctionMode):
+    """Records the torch calls of one run.
+
+    While it is the active mode, calls come in through ``__torch_function__``; each is executed
+    with the mode off. `ModuleCalls` tells it which module is running.
+
+    Args:
+        sources: the model's parameters and buffers, and the constants met.
+        names: of nodes.
+        devices: what ``tensor.device`` shows.
+        sites: finds the user's line.
+    """
+
+    def __init__(
+        self, sources: Sources, names: NodeNames, devices: Devices, sites: CallSites
+    ) -> None:
+        super().__init__()
+        self.values: Values = sources.values
+        self.sources = sources
+        self.names = names
+        self.devices = devices
+        self.sites = sites
+        self.events: list[Event] = []
+        self.path = ""
+        self.site: str | None = None
+        self.executing = False
+
+    # --- calls -------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = known.name_of(func)
+        if name in known.METADATA or name in known.PASSED:
+            return func(*args, **kwargs)
+        if name in known.PROPERTIES and isinstance(args[0], torch.Tensor):
+            func, args, kwargs = known.PROPERTIES[name](args[0])
+            name = known.name_of(func)
+        if name.startswith("is_") and name.endswith(".get"):
+            return self.devices.flag(name, self.entry(args[0]).device, func, args)
+        if name == "device.get":
+            return self.entry(args[0]).device
+        return self.call(func, name, args, kwargs)
+
+    def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Executes and records one call.
+
+        Raises:
+            Unlowerable: no node stands for it.
+        """
+        site, custom = self.sites.here()
+        site = site or self.site
+        try:
+            if custom:
+                raise Unlowerable("runs a custom autograd.Function, whose backward is its own")
+            return self._call(func, name, args, kwargs, site)
+        except Unlowerable as signal:
+            signal.where = signal.where or site
+            raise
+
+    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call of our own making, recorded like the user's."""
+        return self._call(func, known.name_of(func), args, kwargs, self.site)
+
+    def _call(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], site: str | None
+    ) -> Any:
+        self._check(name, kwargs)
+        if name in known.REWRITES:
+            return known.REWRITES[name](self.run, *args, **kwargs)
+        if name in known.LITERALS and not any(True for _ in tensors_in((args, kwargs))):
+            return self._literal(func, args, kwargs)
+        entries = {id(t): self.entry(t) for t in tensors_in((args, kwargs))}
+        concrete = all(e.storage.concrete for e in entries.values())
+        if name in known.READS:
+            if not concrete or name in ("numpy", "__array__"):
+                raise Unlowerable(f"reads the numbers in a tensor ({name.strip('_')})")
+            return self._execute(func, args, kwargs)
+        bound = bind(func, name, args, kwargs, self.devices)
+        if bound.in_place:
+            self._check_writable(bound, entries)
+        real = (
+            concrete
+            and not known.is_random(name)
+            and not (not entries and self._is_large(func, args, kwargs))
+        )
+        swapped = self._swap(args, kwargs, entries, real)
+        run_on = [(e, self._exec_tensor(e, real)) for e in entries.values()]
+        before = [tensor._version for _, tensor in run_on]
+        result = self._execute(func, *swapped)
+        if bound.in_place:
+            return self._write(bound, entries[id(bound.operands[0])], swapped, site)
+        if [tensor._version for _, tensor in run_on] != before:
+            raise Unlowerable(f"{name} writes one of its arguments (running statistics, say)")
+        if not any(True for _ in tensors_in(result)):
+            return result
+        return self.record(
+            bound.op,
+            bound.operands,
+            Attrs(bound.attrs),
+            result,
+            (name, args, kwargs),
+            self.devices.of_result(args, kwargs, list(entries.values())),
+            real=real,
+            site=site,
+            executed={id(tensor): e for e, tensor in run_on},
+        )
+
+    def _check(self, name: str, kwargs: dict[str, Any]) -> None:
+        if name in known.FORBIDDEN:
+            raise Unlowerable(known.FORBIDDEN[name])
+        if kwargs.get("out") is not None:
+            raise Unlowerable(f"{name} writes into out=")
+        if name == "grad":
+            raise Unlowerable("runs autograd by hand")
+        if torch._C._is_any_autocast_enabled():
+            raise Unlowerable("computes under autocast")
+        if torch._C._are_functorch_transforms_active():
+            raise Unlowerable("computes under a torch.func transform")
+
+    def _execute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        outer, self.executing = self.executing, True
+        try:
+            return func(*args, **kwargs)
+        except Exception as error:
+            first = str(error).strip().splitlines()
+            raise Unlowerable(
+                f"{known.name_of(func)} fails: {first[0] if first else type(error).__name__}",
+                failed=not isinstance(error, NotImplementedError) and "meta" not in str(error),
+            ) from error
+        finally:
+            self.executing = outer
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """While our own code calls modules: nothing of it is recorded."""
+        outer, self.executing = self.executing, True
+        try:
+            with torch._C.DisableTorchFunction():
+                yield
+        finally:
+            self.executing = outer
+
+    def _is_large(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a factory makes more than anybody reads element by element."""
+        try:
+            made = func(*args, **{**kwargs, "device": "meta"})
+        except Exception:
+            return False
+        return any(t.numel() > _LARGE for t in tensors_in(made))
+
+    def _swap(
+        self, args: Any, kwargs: Any, entries: dict[int, Entry], real: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        def swap(tensor: torch.Tensor) -> torch.Tensor:
+            return self._exec_tensor(entries[id(tensor)], real)
+
+        args, kwargs = swap_tensors(swap, args), swap_tensors(swap, kwargs)
+        return self.devices.for_execution(args, kwargs, meta=not real, factory=not entries)
+
+    def _exec_tensor(self, entry: Entry, real: bool) -> torch.Tensor:
+        return entry.tensor if real else self.values.meta(entry)
+
+    # --- recording ---------------------------------------------------------------------------
+
+    def entry(self, tensor: torch.Tensor) -> Entry:
+        """The entry of a tensor, a new constant where it was never seen."""
+        return self.values.find(tensor) or self.sources.constant(tensor)
+
+    def read(self, tensor: torch.Tensor) -> Ref:
+        """The graph value that a tensor holds now."""
+        return self.values.read(self.entry(tensor), self)
+
+    def record(
+        self,
+        op: str,
+        operands: list[torch.Tensor],
+        attrs: Attrs,
+        result: Any,
+        call: tuple[str, tuple[Any, ...], dict[str, Any]],
+        device: torch.device,
+        *,
+        real: bool = False,
+        site: str | None = None,
+        path: str | None = None,
+        name: str | None = None,
+        executed: dict[int, Entry] | None = None,
+    ) -> Any:
+        """Writes down a node and enters its tensors; returns ``result`` as the user may hold it.
+
+        Args:
+            operands: the tensors it reads, as the user holds them.
+            result: what the call returned.
+            call: (function name, args, kwargs) as the user made it.
+            executed: id of a tensor that the call ran on -> its entry.
+        """
+        executed = executed or {}
+        held: list[torch.Tensor] = []
+
+        def hold(tensor: torch.Tensor) -> torch.Tensor:
+            known_here = id(tensor) in executed or self.values.find(tensor) is not None
+            held.append(tensor.view_as(tensor) if known_here else tensor)
+            return held[-1]
+
+        result = swap_tensors(hold, result)
+        record = self.emit(op, operands, attrs, result, site=site, path=path, name=name)
+        for index, tensor in enumerate(held):
+            ref = Ref(record.name, index)
+            # Whose memory an opaque module's results share is not known: no views of anything.
+            parent = None if op == "opaque" else self._base(tensor, operands)
+            step = None
+            if parent is not None:
+                position = next(i for i, t in enumerate(operands) if self.entry(t) is parent)
+                step = ViewStep(record, position, index, *call)
+            self.values.add(tensor, ref, device, concrete=real, parent=parent, step=step)
+        return result
+
+    def _base(self, tensor: torch.Tensor, operands: list[torch.Tensor]) -> Entry | None:
+        storage = self.values.storage(tensor)
+        if storage is None:
+            return None
+        for operand in operands:
+            entry = self.entry(operand)
+            if entry.storage is storage:
+                return entry
+        raise Unlowerable("makes a tensor that shares memory in a way that the trace cannot see")
+
+    def emit(
+        self,
+        op: str,
+        operands: list[torch.Tensor],
+        attrs: Attrs,
+        result: Any,
+        *,
+        site: str | None = None,
+        path: str | None = None,
+        name: str | None = None,
+        no_grad: bool | None = None,
+    ) -> NodeRecord:
+        """Writes down a node; no tensor is entered."""
+        refs = tuple(self.read(t) for t in operands)
+        types: list[TensorType] = []
+
+        def leaf(tensor: torch.Tensor) -> Result:
+            types.append(TensorType.of(tensor))
+            return Result(len(types) - 1)
+
+        try:
+            frozen = freeze_structure if op == "opaque" else plain_results
+            structure = frozen(result, leaf)
+        except NotAStructureError as error:
+            raise Unlowerable(f"gets {error} from {op}") from None
+        if name is None:
+            name = self.names.free(f"{self.path}.{_short(op)}" if self.path else _short(op))
+        record = NodeRecord(
+            name,
+            op,
+            refs,
+            attrs,
+            tuple(types),
+            None if structure == Result(0) and isinstance(structure, Result) else structure,
+            path,
+            False,
+            (not torch.is_grad_enabled()) if no_grad is None else no_grad,
+            site,
+        )
+        self.events.append(record)
+        return record
+
+    def _literal(self, func: Any, args: Any, kwargs: Any) -> Any:
+        args, placed = self.devices.for_execution(args, kwargs, meta=False, factory=True)
+        made = self._execute(func, args, placed)
+        made = made.detach() if made.requires_grad else made
+        self.sources.constant(made, self.devices.of_result(args, kwargs, []), fresh=True)
+        return made
+
+    # --- writing -----------------------------------------------------------------------------
+
+    def _check_writable(self, bound: BoundCall, entries: dict[int, Entry]) -> None:
+        if not bound.operands:
+            raise Unlowerable("writes in place what the trace cannot see")
+        lasting = entries[id(bound.operands[0])].storage.lasting
+        if lasting is not None:
+            raise Unlowerable(f"writes a {lasting} in forward")
+
+    def _write(
+        self,
+        bound: BoundCall,
+        target: Entry,
+        swapped: tuple[Any, dict[str, Any]],
+        site: str | None,
+    ) -> torch.Tensor:
+        """Records an in-place call as what it computes, and lets its target hold the result."""
+        made = meta = self.values.meta(target)
+        if known.is_in_place(bound.name) and not bound.assigns:
+            made = self._execute(bound.twin, *self._metas(swapped))
+            if not isinstance(made, torch.Tensor) or made.shape != meta.shape:
+                raise Unlowerable(f"{bound.name} changes the shape of what it writes")
+        record = self.emit(bound.op, bound.operands, Attrs(bound.attrs), made, site=site)
+        ref = Ref(record.name)
+        if made.dtype != meta.dtype:
+            ref = self.read(self.run(torch.Tensor.to, self._temporary(ref, made), meta.dtype))
+        concrete = all(self.entry(t).storage.concrete for t in bound.operands)
+        target.storage.concrete = concrete and not known.is_random(bound.name)
+        self.values.write(target, ref, self)
+        return target.tensor
+
+    def _metas(self, swapped: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+        def meta(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.empty_like(tensor, device="meta")
+
+        return swap_tensors(meta, swapped[0]), swap_tensors(meta, swapped[1])
+
+    def written(self, target: torch.Tensor, ref: Ref) -> None:
+        """A layer wrote its argument in place; ``ref`` is what it computed."""
+        entry = self.entry(target)
+        entry.storage.concrete = False
+        self.values.write(entry, ref, self)
+
+    def replay(self, step: ViewStep, base: Ref) -> Ref:
+        """Records a view again, of another base (see `values.Editor`)."""
+        old = step.record
+        inputs = (*old.inputs[: step.position], base, *old.inputs[step.position + 1 :])
+        own = old.path is not None
+        name = self.names.own(old.path or old.name) if own else self.names.free(old.name)
+        self.events.append(old.with_(name=name, inputs=inputs))
+        return Ref(name, step.result)
+
+    def write_back(self, entry: Entry, base: Ref, new: Ref) -> Ref | None:
+        """What an entry's base holds after a write (see `values.Editor`)."""
+        step, parent = entry.step, entry.parent
+        assert step is not None
+        assert parent is not None
+        view = self.values.meta(entry)
+        old = self._temporary(base, self.values.meta(parent), strided=True)
+        written = ViewWrite(self.run, old, self._temporary(new, view), view, step.args, step.kwargs)
+        made = write_back(step.function, written)
+        return None if made is None else self.read(made)
+
+    def _temporary(self, ref: Ref, like: torch.Tensor, *, strided: bool = False) -> torch.Tensor:
+        """A tensor of our own that holds a graph value."""
+        made = (
+            torch.empty(0, dtype=like.dtype, device="meta").set_(
+                meta_storage(like.untyped_storage().nbytes()),
+                like.storage_offset(),
+                like.shape,
+                like.stride(),
+            )
+            if strided
+            else torch.empty(like.shape, dtype=like.dtype, device="meta")
+        )
+        self.values.add(made, ref, self.devices.symbolic)
+        return made
+
+
+def _short(op: str) -> str:
+    return op.rpartition(".")[2].lower()

@@ -1,0 +1,200 @@
+"""All traces that one parse makes, until one stands for every batch size and both modes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from retiarii.errors import ParseError
+from retiarii.ir.node import NodeRecord
+from retiarii.ir.tracing.devices import Devices
+from retiarii.ir.tracing.events import NodeNames, Trace
+from retiarii.ir.tracing.fallback import RealRun
+from retiarii.ir.tracing.inputs import ExampleInputs
+from retiarii.ir.tracing.isolate import Snapshot, meta_copy, python_random_state
+from retiarii.ir.tracing.layers import Layers
+from retiarii.ir.tracing.modules import ModuleCalls
+from retiarii.ir.tracing.recorder import Recorder
+from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable
+from retiarii.ir.tracing.sources import Sources
+from retiarii.ir.tracing.state import ModelState
+from retiarii.ir.tracing.structure import NotAStructureError, freeze_structure, tensors_in
+from retiarii.ir.tracing.where import CallSites
+from retiarii.ir.types import Ref, TensorType
+
+
+class Session:
+    """Traces one model, again and again on the same copy.
+
+    Args:
+        model: the user's; untouched, unless it cannot be copied (the caller restores it).
+        example: its example inputs.
+    """
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self.model = model
+        self.state = ModelState.of(model)
+        self.inputs = ExampleInputs.bind(model, example)
+        self.opaque: dict[str, Unlowerable] = {
+            path: Unlowerable(str(getattr(type(module), "opaque_reason", "")), path=path)
+            for path, module in self.state.modules.items()
+            if path and isinstance(getattr(type(module), "opaque_reason", None), str)
+        }
+        self._original = Snapshot(model)
+        self._layers = Layers()
+        self._real: RealRun | None = None
+        self._isolate()
+
+    def _isolate(self) -> None:
+        self._copy = meta_copy(self.model, self.state)
+        self._copied = ModelState.of(self._copy)
+        self._clean = Snapshot(self._copy)
+
+    # --- traces ------------------------------------------------------------------------------
+
+    def trace(self, batch: int, training: bool, *, watch: bool = False) -> Trace:
+        """Runs the copy's forward once, on tensors without storage.
+
+        Args:
+            batch: the batch size.
+            training: the model's mode; modules that differ from the model keep their own.
+            watch: find the module that draws random numbers in Python.
+
+        Raises:
+            Unlowerable: a submodule must become opaque (``path`` says which).
+            Broken: the model's code raised.
+            NeedsRealTypes: an opaque submodule's results are not known.
+        """
+        self._clean.restore()
+        if training != self.model.training:
+            self._copy.train(training)
+            for path in self.state.modes:
+                self._copied.modules[path].training = self.state.modes[path]
+        devices = Devices(self.inputs.device)
+        sources = self.sources()
+        reserved = frozenset(self.state.tensors) | frozenset(self.state.modules)
+        names = NodeNames(reserved)
+        sites = CallSites(ModuleCalls.call.__code__)
+        recorder = Recorder(sources, names, devices, sites)
+        args, kwargs = self.inputs.meta(batch)
+        inputs = self._enter_inputs(recorder, args, kwargs)
+        calls = ModuleCalls(
+            recorder,
+            self._copied,
+            self._layers,
+            self.opaque,
+            self._real,
+            (self.inputs.batch, batch),
+            watch,
+        )
+        before = python_random_state()
+        try:
+            with recorder:
+                result = self._copy(*args, **kwargs)
+                with recorder.off():
+                    outputs = self._outputs(recorder, result)
+        except Exception as error:
+            failed = calls.failure
+            path = failed[0] if failed is not None and failed[1] is error else ""
+            raise Broken(path, error, sites.of_traceback(error.__traceback__)) from error
+        finally:
+            self._clean.restore()
+        return Trace(
+            batch,
+            training,
+            tuple(recorder.events),
+            inputs,
+            sources.records,
+            sources.constants,
+            outputs,
+            python_random_state() != before,
+        )
+
+    def sources(self) -> Sources:
+        """The model's tensors, as a trace finds them."""
+        return Sources(self._copied, self.state, Devices(self.inputs.device).symbolic)
+
+    def _enter_inputs(self, recorder: Recorder, args: Any, kwargs: Any) -> tuple[NodeRecord, ...]:
+        records: list[NodeRecord] = []
+        tensors = list(tensors_in((args, kwargs)))
+        for wanted, tensor, example in zip(
+            self.inputs.names, tensors, self.inputs.tensors(), strict=True
+        ):
+            name = recorder.names.free(wanted)
+            records.append(NodeRecord(name, "input", types=(TensorType.of(example),)))
+            recorder.values.add(tensor, Ref(name), recorder.devices.symbolic)
+        return tuple(records)
+
+    def _outputs(self, recorder: Recorder, result: Any) -> Any:
+        try:
+            return freeze_structure(result, recorder.read)
+        except NotAStructureError as error:
+            if "" in self.opaque:
+                raise ParseError(
+                    f"forward returns {error}",
+                    where=type(self.model).__name__,
+                    fix="return tensors, numbers, or lists, tuples, dicts, named tuples or "
+                    "dataclasses of them",
+                ) from None
+            raise Unlowerable(f"returns {error}", path="") from None
+
+    # --- the real thing ----------------------------------------------------------------------
+
+    def run_for_real(self) -> None:
+        """Runs a copy with real numbers, unless that was done: for the types of opaque results.
+
+        Raises:
+            ParseError: the model does not run on its example inputs.
+        """
+        if self._real is not None:
+            return
+        self._clean.restore()
+        self._original.restore()
+        gradients = any("autograd" in signal.reason for signal in self.opaque.values())
+        try:
+            self._real = RealRun(
+                self.model, self.inputs.args, self.inputs.kwargs, gradients=gradients
+            )
+        except Broken as broken:
+            raise self._does_not_run(broken) from broken.error
+        finally:
+            self._original.restore()
+        if self._copy is self.model:
+            self._isolate()
+
+    def _does_not_run(self, broken: Broken) -> ParseError:
+        module = self.state.modules.get(broken.path, self.model)
+        kind = type(module).__name__
+        place = f"module {broken.path!r} ({kind})" if broken.path else f"the model itself ({kind})"
+        text = str(broken.error).strip().splitlines()
+        cause = f"{type(broken.error).__name__}: {text[0] if text else ''}".rstrip(": ")
+        return ParseError(
+            f"the model does not run on its example inputs: {cause}",
+            where=f"{place}, {broken.where}" if broken.where else place,
+            fix="call the model on the same example inputs, and change it or them until it runs",
+        )
+
+    def first(self) -> Trace:
+        """The trace of the example itself.
+
+        Raises:
+            ParseError: the model does not run.
+            Unlowerable: a submodule must become opaque.
+        """
+        while True:
+            try:
+                made = self.trace(self.inputs.batch, self.model.training)
+                if made.random:
+                    made = self.trace(self.inputs.batch, self.model.training, watch=True)
+                return made
+            except NeedsRealTypes:
+                self.run_for_real()
+            except Broken as broken:
+                self.run_for_real()
+                text = str(broken.error).strip().splitlines()
+                raise Unlowerable(
+                    f"fails without data: {text[0] if text else type(broken.error).__name__}",
+                    broken.where,
+                    broken.path,
+                ) from broken.error

@@ -1,0 +1,51 @@
+"""What stops a trace."""
+
+from __future__ import annotations
+
+
+class Unlowerable(BaseException):
+    """The code of a submodule does something that no node stands for.
+
+    A ``BaseException``, so that no ``except Exception`` of the model swallows it.
+
+    Args:
+        reason: what it does, one line.
+        where: ``file:line`` of the call.
+        path: the module path that becomes opaque; the module that is running if ``None``.
+        failed: a torch call raised: the model's own code may be wrong, or not run at all at this
+            batch size or in this mode.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        where: str | None = None,
+        path: str | None = None,
+        *,
+        failed: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where
+        self.path = path
+        self.failed = failed
+
+
+class Broken(BaseException):
+    """The model's own code raised, at this module path: it may be the model's fault or ours.
+
+    Args:
+        path: the innermost module that was running.
+        error: what was raised.
+        where: ``file:line`` of the innermost line of the user's that was running.
+    """
+
+    def __init__(self, path: str, error: Exception, where: str | None) -> None:
+        super().__init__(str(error))
+        self.path = path
+        self.error = error
+        self.where = where
+
+
+class NeedsRealTypes(BaseException):
+    """An opaque submodule whose result types only a real run can tell."""

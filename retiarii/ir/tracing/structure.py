@@ -1,0 +1,176 @@
+"""Nested Python structures that hold tensors: taken apart, frozen into the IR, and rebuilt.
+
+A list is frozen as `FrozenList`, a dict as `FrozenDict`, a tuple as itself. A named tuple, a
+dataclass and a subclass of dict become ``(TypeOf(cls), FrozenDict(fields))``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import numbers
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from retiarii.ir.types import FrozenDict, FrozenList, TypeOf
+
+_PLAIN = (
+    str,
+    bytes,
+    type(None),
+    type(...),
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
+_DICTS = (dict, OrderedDict)
+
+
+class NotAStructureError(Exception):
+    """A value that is neither a tensor, nor a plain constant, nor a structure of them."""
+
+
+def is_named_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields") and hasattr(value, "_make")
+
+
+def fields_of(value: Any) -> Mapping[Any, Any] | None:
+    """The fields of a named tuple, a dataclass or a dict of a class of its own; else ``None``."""
+    if is_named_tuple(value):
+        return dict(zip(value._fields, value, strict=True))
+    if isinstance(value, Mapping) and type(value) not in _DICTS:
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    return None
+
+
+def freeze_structure(value: Any, leaf: Callable[[torch.Tensor], Any]) -> Any:
+    """``value`` as the IR holds it, with ``leaf(tensor)`` for each tensor.
+
+    Raises:
+        NotAStructureError: a value in it that the IR cannot hold.
+    """
+    if isinstance(value, torch.Tensor):
+        return leaf(value)
+    kind = type(value)
+    if kind is list:
+        return FrozenList(freeze_structure(v, leaf) for v in value)
+    if kind in _DICTS:
+        return FrozenDict((constant(k), freeze_structure(v, leaf)) for k, v in value.items())
+    fields = fields_of(value)
+    if fields is not None:
+        frozen = FrozenDict((constant(k), freeze_structure(v, leaf)) for k, v in fields.items())
+        return (TypeOf(kind), frozen)
+    if isinstance(value, tuple):
+        return tuple(freeze_structure(v, leaf) for v in value)
+    if isinstance(value, slice):
+        return slice(*(freeze_structure(v, leaf) for v in (value.start, value.stop, value.step)))
+    return constant(value)
+
+
+def plain_results(value: Any, leaf: Callable[[torch.Tensor], Any]) -> Any:
+    """What a torch function returned, as type inference writes it: any sequence is a tuple.
+
+    Raises:
+        NotAStructureError: a value in it that the IR cannot hold.
+    """
+    if isinstance(value, torch.Tensor):
+        return leaf(value)
+    if isinstance(value, list | tuple):
+        return tuple(plain_results(v, leaf) for v in value)
+    if isinstance(value, dict):
+        return FrozenDict((k, plain_results(v, leaf)) for k, v in value.items())
+    return constant(value)
+
+
+def constant(value: Any) -> Any:
+    """A constant as the IR holds it.
+
+    Raises:
+        NotAStructureError: the IR has no such constant.
+    """
+    if isinstance(value, bool | int | float | complex) and type(value) in (
+        bool,
+        int,
+        float,
+        complex,
+    ):
+        return value
+    if isinstance(value, str) and type(value) is not str:
+        return str(value.value if isinstance(value, enum.Enum) else value)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, numbers.Integral):  # numpy's, and int enums
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if type(value).__name__ == "bool_" or type(value).__name__ == "bool":
+        return bool(value)
+    raise NotAStructureError(f"a {type(value).__qualname__}")
+
+
+def rebuild(structure: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The Python value that a frozen structure stands for; ``leaf`` is applied to its leaves."""
+    if isinstance(structure, FrozenDict):
+        return {k: rebuild(v, leaf) for k, v in structure}
+    if isinstance(structure, FrozenList):
+        return [rebuild(v, leaf) for v in structure]
+    if type(structure) is tuple:
+        if len(structure) == 2 and isinstance(structure[0], TypeOf):
+            return _rebuild_class(structure[0].target, rebuild(structure[1], leaf))
+        return tuple(rebuild(v, leaf) for v in structure)
+    if isinstance(structure, slice):
+        return slice(*(rebuild(v, leaf) for v in (structure.start, structure.stop, structure.step)))
+    return leaf(structure)
+
+
+def _rebuild_class(target: type, fields: dict[Any, Any]) -> Any:
+    if issubclass(target, dict) and not dataclasses.is_dataclass(target):
+        return target(fields)
+    return target(**fields)
+
+
+def map_tensors(fn: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """``value`` with ``fn`` applied to each tensor; other objects stay as they are."""
+    if isinstance(value, torch.Tensor):
+        return fn(value)
+    kind = type(value)
+    if kind is list:
+        return [map_tensors(fn, v) for v in value]
+    if kind in _DICTS:
+        return kind((k, map_tensors(fn, v)) for k, v in value.items())
+    if isinstance(value, slice):
+        return slice(*(map_tensors(fn, v) for v in (value.start, value.stop, value.step)))
+    if isinstance(value, tuple) and not isinstance(value, torch.Size):
+        if is_named_tuple(value):
+            return kind(*(map_tensors(fn, v) for v in value))
+        return tuple(map_tensors(fn, v) for v in value)
+    fields = fields_of(value)
+    if fields is not None and any(True for _ in tensors_in(value)):
+        return _rebuild_class(kind, {k: map_tensors(fn, v) for k, v in fields.items()})
+    return value
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in ``value``, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, slice):
+        for part in (value.start, value.stop, value.step):
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, int | float | str | type(None)):
+        return
+    else:
+        for part in (fields_of(value) or {}).values():
+            yield from tensors_in(part)

@@ -1,0 +1,280 @@
+"""Edits as transactions: a journal to roll back by, and shapes that settle when it ends.
+
+Within one, structure is checked at once, while shapes downstream of an edit are inferred when
+somebody reads them, and at the end at the latest. A failure rolls everything back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from retiarii.errors import ShapeError
+from retiarii.ir.infer import infer
+from retiarii.ir.node import NodeRecord
+from retiarii.ir.resize import fit_parameters, resize
+from retiarii.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from retiarii.ir.graph import Graph
+
+Undo = Callable[[], Any]
+
+_HOLDERS = frozenset({"input", "parameter", "buffer", "constant"})
+
+
+class Transaction:
+    """The changes under way on one graph.
+
+    Attributes:
+        new: the names of what was inserted so far.
+
+    Args:
+        graph: the graph.
+        single: one edit alone: what it inserts waits for the next edit to be used.
+    """
+
+    __slots__ = (
+        "_dirty",
+        "_failed",
+        "_graph",
+        "_journal",
+        "_known_types",
+        "_loose",
+        "_settling",
+        "_single",
+        "new",
+    )
+
+    def __init__(self, graph: Graph, *, single: bool = False) -> None:
+        self._graph = graph
+        self._single = single
+        self._journal: list[Undo] = []
+        self._dirty: dict[str, bool] = {}
+        self._failed: dict[str, ShapeError] = {}
+        self._loose: dict[str, None] = {}
+        self.new: list[str] = []
+        # Types that a node's inputs had when its attributes were last right: what resizing
+        # compares with.
+        self._known_types: dict[str, tuple[TensorType, ...]] = {}
+        self._settling = False
+
+    # --- journal -----------------------------------------------------------------------------
+
+    def mark(self) -> int:
+        return len(self._journal)
+
+    def on_undo(self, undo: Undo) -> None:
+        self._journal.append(undo)
+
+    def roll_back(self, mark: int = 0) -> None:
+        """Undoes everything since ``mark``."""
+        while len(self._journal) > mark:
+            self._journal.pop()()
+        for marks in (self._dirty, self._failed, self._loose, self._known_types):
+            for name in [n for n in marks if n not in self._graph]:
+                del marks[name]
+
+    # --- shapes ------------------------------------------------------------------------------
+
+    def touch(self, name: str, *, attrs: bool = False) -> None:
+        """The node's inputs (or its attributes) changed: infer it again."""
+        self._dirty[name] = attrs or self._dirty.get(name, False)
+
+    def remember_inputs(self, record: NodeRecord) -> None:
+        """Keeps the types of the node's inputs, before they change."""
+        if record.name not in self._known_types:
+            self._known_types[record.name] = self._graph.input_types(record)
+
+    @property
+    def unsettled(self) -> bool:
+        return bool(self._dirty)
+
+    def settle(self, strict: bool) -> None:
+        """Infers the types that edits made stale, resizing what consumes them.
+
+        Raises:
+            ShapeError: ``strict``, and shapes do not fit.
+        """
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            self._settle()
+        finally:
+            self._settling = False
+        if strict and self._failed:
+            raise next(iter(self._failed.values()))
+
+    def _settle(self) -> None:
+        graph = self._graph
+        queue = [(graph.order.key(n), n) for n in (*self._dirty, *self._failed) if n in graph]
+        heapq.heapify(queue)
+        changed_attrs = {name for name, attrs in self._dirty.items() if attrs}
+        self._dirty.clear()
+        self._failed.clear()
+        done: set[str] = set()
+        while queue:
+            _, name = heapq.heappop(queue)
+            if name in done:
+                continue
+            done.add(name)
+            if name not in changed_attrs and self._inputs_as_before(name):
+                continue
+            for dependant in self._infer_again(name):
+                if dependant in done:  # a tied twin earlier in the order
+                    done.discard(dependant)
+                heapq.heappush(queue, (graph.order.key(dependant), dependant))
+
+    def _inputs_as_before(self, name: str) -> bool:
+        """Whether the node reads other tensors, of the types that it read before."""
+        known = self._known_types.get(name)
+        record = self._graph.record(name)
+        if known is None or known != self._graph.input_types(record):
+            return False
+        for ref in record.inputs:
+            self._graph.reads.note("types", ref.node)
+        del self._known_types[name]
+        return True
+
+    def _infer_again(self, name: str) -> list[str]:
+        """Brings one node up to date; the nodes that must follow."""
+        graph = self._graph
+        record = graph.record(name)
+        if record.op in _HOLDERS:
+            return []
+        note = graph.reads.note
+        note("attrs", name)
+        for ref in record.inputs:
+            note("types", ref.node)
+        try:
+            attrs, types, result = self._fitted(record)
+        except ShapeError as error:
+            self._failed[name] = error
+            self._dirty[name] = True
+            return []
+        follow: list[str] = []
+        if attrs is not record.attrs and attrs != record.attrs:
+            follow += self._carry_to_twins(record, attrs)
+        changed = types != record.types
+        if changed:
+            for user in graph.users_of(name):
+                self.remember_inputs(graph.record(user))
+                follow.append(user)
+        if changed or attrs is not record.attrs:
+            graph.put(record.with_(attrs=attrs, types=types, result=result))
+        self._known_types.pop(name, None)
+        return follow
+
+    def _fitted(self, record: NodeRecord) -> tuple[Any, tuple[TensorType, ...], Any]:
+        graph = self._graph
+        new = graph.input_types(record)
+        old = self._known_types.get(record.name)
+        if record.op == "opaque":
+            return record.attrs, self._opaque_types(record, old, new), record.result
+        cache = graph.context.types
+        try:
+            attrs = resize(record, new, old_input_types=old)
+            return attrs, *infer(record.op, attrs, new, cache)
+        except ShapeError as error:
+            if old is not None and self._fit_parameters(record, old, new):
+                new = graph.input_types(record)
+                return record.attrs, *infer(record.op, record.attrs, new, cache)
+            raise _placed(error, record, graph) from None
+
+    def _opaque_types(
+        self, record: NodeRecord, old: tuple[TensorType, ...] | None, new: tuple[TensorType, ...]
+    ) -> tuple[TensorType, ...]:
+        """What an opaque module makes is known only for inputs as it had them."""
+        choice = hasattr(self._graph.context.opaque.get(record.path or ""), "opaque_reason")
+        if choice or old is None or old == new:
+            return record.types
+        raise ShapeError(
+            f"module {record.path!r} is opaque ({record.attrs['reason']}), so that it cannot be "
+            f"resized: it had {', '.join(map(str, old))} and gets {', '.join(map(str, new))}",
+            where=f"node {record.name!r}",
+            fix="keep the shape of what it reads, or replace it as well",
+        )
+
+    def _fit_parameters(
+        self, record: NodeRecord, old: tuple[TensorType, ...], new: tuple[TensorType, ...]
+    ) -> bool:
+        """Resizes raw parameters (position embeddings, scales) that no longer broadcast."""
+        graph = self._graph
+        holders = [graph.record(ref.node) for ref in record.inputs]
+        held = [i for i, holder in enumerate(holders) if holder.op == "parameter"]
+        shapes = fit_parameters(record, new, old, held)
+        for index, shape in shapes.items():
+            holder = holders[index]
+            kind = TensorType(shape, new[index].dtype)
+            graph.put(holder.with_(attrs=holder.attrs.merged({"shape": shape}), types=(kind,)))
+            for user in graph.users_of(holder.name):
+                if user != record.name:
+                    self.touch(user)
+        return bool(shapes)
+
+    def _carry_to_twins(self, record: NodeRecord, attrs: Any) -> list[str]:
+        """The other calls of one module have its attributes too."""
+        graph = self._graph
+        twins = [n for n in graph.twins_of(record) if n in graph]
+        changed = []
+        for name in twins:
+            twin = graph.record(name)
+            if twin.attrs == attrs:
+                continue
+            expected = resize(twin.with_(attrs=attrs), graph.input_types(twin))
+            if expected != attrs:
+                raise ShapeError(
+                    f"module {record.path!r} is called at {record.name!r} and {name!r} with inputs "
+                    f"of different widths: {_shapes(graph, record)} and {_shapes(graph, twin)}",
+                    where=f"node {name!r}",
+                    fix="give the two calls equal inputs, or replace one call by its own module",
+                )
+            graph.put(twin.with_(attrs=attrs))
+            changed.append(name)
+        return changed
+
+    # --- what nothing uses any more ----------------------------------------------------------
+
+    def loosen(self, name: str) -> None:
+        """The node lost a user: drop it at the end if nothing uses it."""
+        self._loose[name] = None
+
+    def added(self, name: str) -> None:
+        """The node is new: drop it at the end if nothing uses it."""
+        self.new.append(name)
+        if not self._single:
+            self._loose[name] = None
+
+    def prune(self) -> None:
+        """Drops what edits left without users."""
+        graph = self._graph
+        stack = [name for name in self._loose if name in graph]
+        while stack:
+            name = stack.pop()
+            if name not in graph:
+                continue
+            graph.reads.note("users", name)
+            record = graph.record(name)
+            if record.op == "input" or graph.is_used(name):
+                continue
+            graph.drop(name)
+            stack.extend(ref.node for ref in record.inputs)
+        self._loose.clear()
+
+
+def _shapes(graph: Graph, record: NodeRecord) -> str:
+    return ", ".join(str(t) for t in graph.input_types(record))
+
+
+def _placed(error: ShapeError, record: NodeRecord, graph: Graph) -> ShapeError:
+    inputs = ", ".join(
+        f"{ref.node} {t}" for ref, t in zip(record.inputs, graph.input_types(record), strict=True)
+    )
+    place = f"node {record.name!r}" + (f" ({record.where})" if record.where else "")
+    return ShapeError(
+        error.cause,
+        where=f"{place}, inputs {inputs}",
+        fix=error.fix or "make the inputs fit, or insert a projection (a 1x1 convolution, a Linear)",
+    )

@@ -1,0 +1,1 @@
+"""Rules that edit graphs, and the choices they ask for."""

@@ -1,0 +1,92 @@
+"""What runs trials: the interface of executors, and the part that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from retiarii.runtime.job import Job, JobTrial, point_of
+from retiarii.training.events import TrialEvent
+from retiarii.training.trial import Channel, Trial, failures_end
+
+if TYPE_CHECKING:
+    from retiarii.space import SearchSpace
+    from retiarii.training.evaluator import Evaluator
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(TrialEvent):
+    """The worker that evaluated the trial died; the trial can go on from its checkpoint."""
+
+    message: str
+
+
+Deliver = Callable[[TrialEvent], None]
+
+
+class Executor(Protocol):
+    """Runs jobs, somewhere. Used by one thread, the controller's."""
+
+    def submit(self, job: Job) -> None:
+        """Queues a job; its trials' events come with later polls."""
+
+    def poll(self, timeout: float, deliver: Deliver) -> None:
+        """Calls ``deliver`` for each event, as it arrives.
+
+        Returns when something was delivered or ``timeout`` seconds have passed; an executor
+        that works in this thread returns when a job has ended.
+
+        Raises:
+            RetiariiError: no worker can be started.
+        """
+
+    def stop(self, number: int) -> None:
+        """Asks a trial to end early."""
+
+    def shutdown(self) -> None:
+        """Ends all workers at once; unfinished trials stay as their checkpoints are."""
+
+
+def run_job(job: Job, space: SearchSpace, evaluator: Evaluator, channel: Channel) -> None:
+    """Evaluates a job's trials; each of them ends with an event, whatever happens."""
+    trials = []
+    for spec in job.trials:
+        trial = _trial(spec, job.search_seed, space, channel)
+        if trial is not None:
+            trials.append(trial)
+    together = [trials] if evaluator.merges else [[trial] for trial in trials]
+    for cohort in together:
+        if cohort:
+            _run(evaluator, cohort)
+
+
+def _trial(spec: JobTrial, search_seed: int, space: SearchSpace, channel: Channel) -> Trial | None:
+    nothing = Trial(spec.number, spec.seed, attempt=spec.attempt, channel=channel)
+    with failures_end(nothing):
+        point = spec.point if spec.point is not None else point_of(space, spec.raws)
+        return Trial(
+            spec.number,
+            spec.seed,
+            search_seed=search_seed,
+            attempt=spec.attempt,
+            decisions={d.label: d.value for d in point.decisions},
+            candidate=point.candidate,
+            hyperparameters=point.hyperparameters,
+            directory=spec.directory,
+            channel=channel,
+        )
+    return None
+
+
+def _run(evaluator: Evaluator, cohort: Sequence[Trial]) -> None:
+    try:
+        evaluator.run(cohort)
+        trace, message = "", "the evaluator returned without a score for this trial"
+    except Exception as error:
+        import traceback
+
+        trace, message = traceback.format_exc(), f"{type(error).__name__}: {error}"
+    for trial in cohort:
+        if trial.outcome is None:
+            trial.fail(message, trace)

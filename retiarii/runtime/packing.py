@@ -1,0 +1,68 @@
+"""Packing a space that is in no file for worker processes of this machine."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from retiarii.errors import RetiariiError
+from retiarii.ir.context import GraphContext
+from retiarii.runtime.worker import MemorySource
+
+if TYPE_CHECKING:
+    from retiarii.space import ModelSpace
+    from retiarii.training.evaluator import Evaluator
+
+# What a graph's context only remembers; a worker finds it out again.
+_MEMORIES = ("types", "completed", "parsed")
+
+
+def memory_source(space: ModelSpace | None, evaluator: Evaluator) -> MemorySource:
+    """Packs a space and an evaluator for workers.
+
+    Raises:
+        RetiariiError: something in them cannot be pickled.
+    """
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump((space, evaluator))
+    except Exception as error:
+        raise RetiariiError(
+            f"the space or the evaluator cannot be sent to worker processes: {error}",
+            fix="define functions and classes at the top level of a file (no lambdas, no "
+            'closures); or run it as a file, `retiarii run space.py`; or use executor="inline"',
+        ) from error
+    return MemorySource(buffer.getvalue())
+
+
+def _reduce_proxy(proxy: Mapping[Any, Any]) -> Any:
+    return (_make_proxy, (dict(proxy),))
+
+
+def _make_proxy(items: dict[Any, Any]) -> Mapping[Any, Any]:
+    return MappingProxyType(items)
+
+
+def _reduce_context(context: GraphContext) -> Any:
+    names = [name for name in GraphContext.__slots__ if name not in _MEMORIES]
+    return (_make_context, ({name: getattr(context, name) for name in names},))
+
+
+def _make_context(fields: Mapping[str, Any]) -> GraphContext:
+    return GraphContext(**fields)
+
+
+_REDUCERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
+    {MappingProxyType: _reduce_proxy, GraphContext: _reduce_context}
+)
+
+
+class _Pickler(pickle.Pickler):
+    """Knows how to take apart what pickle does not."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        reducer = _REDUCERS.get(type(thing))
+        return NotImplemented if reducer is None else reducer(thing)

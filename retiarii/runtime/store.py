@@ -1,0 +1,381 @@
+"""The record of a search: every trial, its metrics, and what the search was asked for."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retiarii.errors import StoreError
+from retiarii.mutators.choice import Decision, Raw
+from retiarii.runtime.place import DATABASE, check_writable, make_database
+from retiarii.runtime.schema import APPLICATION_ID, TABLES, VERSION, State
+from retiarii.runtime.shown import plain
+from retiarii.runtime.trouble import foreign, translated
+
+_COLUMNS = (
+    "id, state, decisions, key, score, metrics, seconds, error, trace, seed, attempt, lost, "
+    "same_as, started, finished"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """One trial as stored.
+
+    Attributes:
+        decisions: (label, raw answer, displayed value), in the order asked.
+        key: the canonical key of model and hyper-parameters.
+        seconds: time spent in evaluating it, all interruptions left out.
+        trace: the traceback of a failure.
+        attempt: how often it was started afresh after a failure; decides ``seed``.
+        lost: how many workers died with it since it last made progress.
+        same_as: the trial whose score this one reuses.
+        started, finished: seconds since 1970.
+    """
+
+    id: int
+    state: State
+    decisions: tuple[tuple[str, Raw, Any], ...]
+    key: str
+    score: float | None
+    metrics: Mapping[str, Any]
+    seconds: float
+    error: str | None
+    trace: str | None
+    seed: int
+    attempt: int
+    lost: int
+    same_as: int | None
+    started: float | None
+    finished: float | None
+
+    @property
+    def raws(self) -> tuple[tuple[str, Raw], ...]:
+        return tuple((label, raw) for label, raw, _ in self.decisions)
+
+
+class Store:
+    """The tables of one search; each method that writes is one transaction.
+
+    Use `create`, `memory` or `read` to make one. Only the controller writes; any number of
+    processes may read meanwhile.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, where: str) -> None:
+        self._db = connection
+        self._where = where
+
+    @classmethod
+    def create(cls, directory: Path) -> Store:
+        """Opens the store of ``directory`` for writing; makes it if it is not there.
+
+        The directory must exist, and its lock be held.
+
+        Raises:
+            StoreError: not writable, no space left, damaged, or not a search's file.
+        """
+        check_writable(directory)
+        path = directory / DATABASE
+        make_database(path)
+        with translated(str(path)):
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        store = cls(connection, str(path))
+        try:
+            with translated(str(path)):
+                connection.execute("PRAGMA journal_mode = WAL")
+                # In WAL mode a killed process loses nothing; a power cut may lose the last
+                # commits, and resuming then runs those trials again.
+                connection.execute("PRAGMA synchronous = NORMAL")
+                store._prepare()
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
+    @classmethod
+    def memory(cls) -> Store:
+        """A store that ends with the process."""
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        store = cls(connection, "memory")
+        store._prepare()
+        return store
+
+    @classmethod
+    def read(cls, directory: Path) -> Store:
+        """The store of ``directory``, for reading only; a search may be running in it.
+
+        Raises:
+            StoreError: there is none, or it is damaged or not a search's file.
+        """
+        path = directory / DATABASE
+        if not path.is_file():
+            raise StoreError(
+                "no search is stored here",
+                where=str(directory),
+                fix="give the directory that `retiarii run --out` was given",
+            )
+        with translated(str(path)):
+            uri = f"{path.resolve().as_uri()}?mode=ro"
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("SELECT count(*) FROM sqlite_master")
+            except sqlite3.OperationalError:
+                # A read-only directory has no room for WAL's index; without a WAL none is needed.
+                connection.close()
+                if path.with_name(f"{DATABASE}-wal").exists():
+                    raise
+                connection = sqlite3.connect(
+                    f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+                )
+        store = cls(connection, str(path))
+        try:
+            with translated(str(path)):
+                if not store._is_ours():
+                    raise foreign(str(path))
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- what the search is
+
+    def meta(self, key: str, default: Any = None) -> Any:
+        """A fact about the search, or ``default``."""
+        with translated(self._where):
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def set_meta(self, **facts: Any) -> None:
+        """Writes facts about the search."""
+        rows = [(key, _dump(value)) for key, value in facts.items()]
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    # -- writing trials
+
+    def add(
+        self, number: int, decisions: Sequence[Decision], key: str, seed: int, now: float
+    ) -> None:
+        """A proposal that waits for its evaluation."""
+        self._add(number, "waiting", decisions, key, seed, None, now)
+
+    def add_reused(
+        self,
+        number: int,
+        decisions: Sequence[Decision],
+        key: str,
+        seed: int,
+        now: float,
+        original: TrialRow,
+    ) -> None:
+        """A proposal that was evaluated before, as ``original``."""
+        self._add(number, original.state, decisions, key, seed, original, now)
+
+    def reuse(self, number: int, original: TrialRow, now: float) -> None:
+        """A waiting trial gets the score of ``original``."""
+        self._write(
+            "UPDATE trials SET state = ?, score = ?, metrics = ?, same_as = ?, started = ?, "
+            "finished = ? WHERE id = ?",
+            (
+                original.state,
+                original.score,
+                _dump(original.metrics),
+                original.id,
+                now,
+                now,
+                number,
+            ),
+        )
+
+    def start(self, number: int, now: float) -> None:
+        """The evaluation begins, or goes on."""
+        self._write(
+            "UPDATE trials SET state = 'running', started = coalesce(started, ?) WHERE id = ?",
+            (now, number),
+        )
+
+    def report(
+        self, number: int, step: int, metrics: Mapping[str, Any], seconds: float, progress: bool
+    ) -> None:
+        """Metrics on the way; ``progress`` forgives the workers lost so far."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", (number, step, _dump(metrics))
+            )
+            self._db.execute(
+                "UPDATE trials SET seconds = ?, lost = CASE ? WHEN 1 THEN 0 ELSE lost END "
+                "WHERE id = ?",
+                (seconds, int(progress), number),
+            )
+
+    def finish(
+        self,
+        number: int,
+        state: State,
+        score: float,
+        metrics: Mapping[str, Any],
+        seconds: float,
+        now: float,
+    ) -> None:
+        """The evaluation ended with a score."""
+        self._write(
+            "UPDATE trials SET state = ?, score = ?, metrics = ?, seconds = ?, error = NULL, "
+            "trace = NULL, finished = ? WHERE id = ?",
+            (state, score, _dump(metrics), seconds, now, number),
+        )
+
+    def fail(self, number: int, error: str, trace: str | None, seconds: float, now: float) -> None:
+        """The trial failed for good."""
+        self._write(
+            "UPDATE trials SET state = 'failed', error = ?, trace = ?, seconds = ?, "
+            "finished = ? WHERE id = ?",
+            (error, trace, seconds, now, number),
+        )
+
+    def retry(
+        self, number: int, attempt: int, seed: int, error: str, trace: str | None, seconds: float
+    ) -> None:
+        """Back to waiting, to begin afresh with another seed."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE trials SET state = 'waiting', attempt = ?, seed = ?, error = ?, "
+                "trace = ?, seconds = ? WHERE id = ?",
+                (attempt, seed, error, trace, seconds, number),
+            )
+            self._db.execute("DELETE FROM steps WHERE trial = ?", (number,))
+
+    def lose(self, number: int, lost: int, error: str, seconds: float) -> None:
+        """Back to waiting, to go on from its checkpoint: its worker died."""
+        self._write(
+            "UPDATE trials SET state = 'waiting', lost = ?, error = ?, seconds = ? WHERE id = ?",
+            (lost, error, seconds, number),
+        )
+
+    def release(self) -> None:
+        """Everything that was running waits again: the search stops here."""
+        self._write("UPDATE trials SET state = 'waiting' WHERE state = 'running'", ())
+
+    # -- reading trials
+
+    def count(self) -> int:
+        """How many trials there are."""
+        with translated(self._where):
+            return int(self._db.execute("SELECT count(*) FROM trials").fetchone()[0])
+
+    def row(self, number: int) -> TrialRow | None:
+        """One trial, or ``None``."""
+        with translated(self._where):
+            found = self._db.execute(
+                f"SELECT {_COLUMNS} FROM trials WHERE id = ?", (number,)
+            ).fetchone()
+        return None if found is None else _row(found)
+
+    def rows(self) -> list[TrialRow]:
+        """All trials, by number."""
+        with translated(self._where):
+            found = self._db.execute(f"SELECT {_COLUMNS} FROM trials ORDER BY id").fetchall()
+        return [_row(each) for each in found]
+
+    def steps(self, number: int) -> list[tuple[int, dict[str, Any]]]:
+        """(step, metrics) of a trial, in order."""
+        with translated(self._where):
+            found = self._db.execute(
+                "SELECT step, metrics FROM steps WHERE trial = ? ORDER BY step", (number,)
+            ).fetchall()
+        return [(int(step), json.loads(metrics)) for step, metrics in found]
+
+    # -- inside
+
+    def _add(
+        self,
+        number: int,
+        state: State,
+        decisions: Sequence[Decision],
+        key: str,
+        seed: int,
+        original: TrialRow | None,
+        now: float,
+    ) -> None:
+        shown = _dump([(d.label, d.raw, plain(d.value)) for d in decisions])
+        score, metrics, same_as, at = (
+            (None, {}, None, None)
+            if original is None
+            else (original.score, original.metrics, original.id, now)
+        )
+        self._write(
+            "INSERT INTO trials (id, state, decisions, key, score, metrics, seed, same_as, "
+            "started, finished) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, state, shown, key, score, _dump(metrics), seed, same_as, at, at),
+        )
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        # Outside of BEGIN, SQLite makes each statement a transaction of its own.
+        with translated(self._where):
+            self._db.execute(statement, values)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with translated(self._where):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _prepare(self) -> None:
+        if self._is_ours():
+            return
+        if (
+            self._number("application_id")
+            or self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        ):
+            raise foreign(self._where)
+        with self._transaction():
+            for table in TABLES:
+                self._db.execute(table)
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _is_ours(self) -> bool:
+        """Whether it has our tables.
+
+        Raises:
+            StoreError: it has those of another version.
+        """
+        if self._number("application_id") != APPLICATION_ID:
+            return False
+        version = self._number("user_version")
+        if version != VERSION:
+            raise StoreError(
+                f"this search was stored in format {version}; this version reads {VERSION}",
+                where=self._where,
+                fix="use the version of retiarii that wrote it, or choose another directory",
+            )
+        return True
+
+    def _number(self, pragma: str) -> int:
+        return int(self._db.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), default=plain)
+
+
+def _row(values: Sequence[Any]) -> TrialRow:
+    fields = list(values)
+    fields[2] = tuple((label, raw, shown) for label, raw, shown in json.loads(fields[2]))
+    fields[5] = json.loads(fields[5])
+    return TrialRow(*fields)

@@ -1,0 +1,470 @@
+"""`ModelSpace`: a base model and the mutators applied to it; `Candidate`: one model of it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from retiarii.errors import InfeasibleError, RetiariiError, SpaceError
+from retiarii.ir.build import to_module
+from retiarii.ir.graph import Graph, Pattern, frozen_pattern
+from retiarii.ir.parse import parse
+from retiarii.mutators.choice import (
+    Categorical,
+    Chooser,
+    Decision,
+    Description,
+    Domain,
+    FrozenRecorder,
+    Integer,
+    Raw,
+    Real,
+    Recorder,
+    recording,
+    show,
+)
+from retiarii.mutators.count import count_ways
+from retiarii.mutators.layers import Placeholder
+from retiarii.mutators.mutator import Mutator
+from retiarii.mutators.steps import Applied, Plan, check_targets
+from retiarii.mutators.walk import walk
+from retiarii.seeding import derive
+
+# How many infeasible samples in a row `sample` takes before it gives up.
+_PATIENCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Decisions, and the concrete graph that follows from them.
+
+    Attributes:
+        decisions: label -> the value chosen.
+        graph: only what was chosen; nothing is allocated yet.
+    """
+
+    decisions: Mapping[str, Any]
+    graph: Graph
+    _build: Callable[[int], nn.Module] = field(repr=False, compare=False)
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The model, with initial weights that are a function of the decisions and ``seed``."""
+        return self._build(seed)
+
+    def canonical_hash(self) -> str:
+        """See `Graph.canonical_hash`."""
+        return self.graph.canonical_hash()
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a search: decisions on the model and on hyper-parameters.
+
+    Attributes:
+        decisions: in the order asked; the model's first.
+        candidate: the model; ``None`` where only hyper-parameters are searched.
+        hyperparameters: label -> value.
+    """
+
+    decisions: tuple[Decision, ...]
+    candidate: Candidate | None
+    hyperparameters: Mapping[str, Any]
+
+    @property
+    def raws(self) -> tuple[tuple[str, Raw], ...]:
+        """(label, raw answer) of each decision: what the store keeps."""
+        return tuple((d.label, d.raw) for d in self.decisions)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """label -> value, of model and hyper-parameters."""
+        return {d.label: d.value for d in self.decisions}
+
+    def key(self) -> str:
+        """Equal for points that train the same thing: canonical graph and hyper-parameters."""
+        graph = "" if self.candidate is None else self.candidate.graph.canonical_hash()
+        chosen = [f"{label}={show(value)}" for label, value in sorted(self.hyperparameters.items())]
+        return hashlib.blake2b("\n".join([graph, *chosen]).encode(), digest_size=16).hexdigest()
+
+
+class ModelSpace:
+    """Every model that can follow from a base model and the mutators applied to it.
+
+    Args:
+        base: a module; or a callable without arguments that makes one, run once a candidate, in
+            which `rt.choice` returns plain values.
+        example_inputs: what ``forward`` takes: a tensor, a tuple, or a dict of keyword arguments.
+        weights: ``"fresh"`` initialises each candidate anew; ``"inherit"`` keeps the base model's
+            weights for all parameters that keep their shape. Parameters that a module holds by
+            itself (``nn.Parameter``) have no initialiser that we could run again, and keep the
+            base model's values in both.
+        init: called with each built model, under its seed, to initialise it in the user's way.
+
+    Raises:
+        SpaceError: ``base`` is neither, or makes no module.
+        ParseError: the model does not run on the example inputs.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module | Callable[[], nn.Module],
+        example_inputs: Any,
+        *,
+        weights: str = "fresh",
+        init: Callable[[nn.Module], Any] | None = None,
+    ) -> None:
+        if weights not in ("fresh", "inherit"):
+            raise SpaceError(
+                f"weights={weights!r} is unknown", fix="use weights='fresh' or weights='inherit'"
+            )
+        if not callable(base):
+            raise SpaceError(
+                f"the base of a space is a {type(base).__name__}",
+                fix="give a torch.nn.Module, or a function or class that makes one",
+            )
+        self._callable = None if isinstance(base, nn.Module) else base
+        self._example = example_inputs
+        self._inherit = weights == "inherit"
+        if self._inherit and self._callable is not None:
+            raise SpaceError(
+                "weights='inherit' needs a base model that is given, not one that is made",
+                fix="pass the module itself, ModelSpace(model, ...)",
+            )
+        self._init = init
+        self._applied: list[Applied] = []
+        self._base: Graph | None = None
+        self._placeholders: Mapping[str, Placeholder] = MappingProxyType({})
+        if isinstance(base, nn.Module):
+            self._base, self._placeholders = self._lower(base)
+
+    # --- saying what the space is --------------------------------------------------------------
+
+    def apply_mutator(
+        self,
+        target: Pattern,
+        mutator: Mutator,
+        *,
+        shared: bool = False,
+        name: str | None = None,
+    ) -> ModelSpace:
+        """Applies a mutator to each node that matches ``target``; mutators run in this order.
+
+        Args:
+            target: a node's name, a glob, a predicate on nodes, or a list of these. It is matched
+                when the mutator's turn comes, so it may name what an earlier mutator makes.
+            mutator: the rule.
+            shared: one set of decisions for all targets, instead of one at each.
+            name: what its labels begin with; else the class's name.
+
+        Returns:
+            The space itself.
+
+        Raises:
+            SpaceError: not a mutator, or a target that names nothing, with the nearest names.
+        """
+        if not isinstance(mutator, Mutator):
+            hint = "Mutator()" if isinstance(mutator, type) else "a subclass of rt.Mutator"
+            raise SpaceError(
+                f"apply_mutator was given {show(mutator)}, which is not a Mutator",
+                where=f"apply_mutator({target!r}, ...)",
+                fix=f"give an instance: {hint}",
+            )
+        wanted = name or mutator.name
+        taken = {applied.name for applied in self._applied}
+        number = 1
+        while (unique := wanted if number == 1 else f"{wanted}_{number}") in taken:
+            number += 1
+        applied = Applied(mutator, frozen_pattern(target), unique, shared)
+        if self._base is not None and not self._applied and not self._placeholders:
+            check_targets(self._base, applied)
+        self._applied.append(applied)
+        return self
+
+    @property
+    def graph(self) -> Graph:
+        """The base model's graph (with the first option everywhere, for a callable)."""
+        if self._base is not None:
+            return self._base
+        return self._lower(self._make(_first))[0]
+
+    # --- its models -----------------------------------------------------------------------------
+
+    def replay(self, chooser: Chooser) -> Candidate:
+        """The candidate that follows when ``chooser`` answers.
+
+        Raises:
+            InfeasibleError: the decisions lead to no model.
+        """
+        return self._replay(Recorder(chooser))[0]
+
+    def sample(self, seed: int = 0) -> Candidate:
+        """A candidate, each decision drawn uniformly; infeasible draws are drawn again.
+
+        Raises:
+            InfeasibleError: none of 1,000 draws was feasible.
+        """
+        for attempt in range(_PATIENCE):
+            try:
+                return self.replay(uniform_chooser(derive(seed, "sample", attempt)))
+            except InfeasibleError as error:
+                last = error
+        raise InfeasibleError(
+            f"none of {_PATIENCE} samples was feasible; the last: {last.cause}",
+            where=last.where,
+            fix=last.fix,
+        )
+
+    def freeze(self, decisions: Mapping[str, Any]) -> Candidate:
+        """The candidate of these decisions (label -> value).
+
+        Raises:
+            SpaceError: a label is missing, is never asked for, or has a value that is no option.
+            InfeasibleError: the decisions lead to no model.
+        """
+        recorder = FrozenRecorder(decisions)
+        candidate, _ = self._replay(recorder)
+        recorder.check_all_asked()
+        return candidate
+
+    def enumerate(self) -> Iterator[Candidate]:
+        """All candidates, each decision sequence once, lazily; infeasible ones are left out.
+
+        Raises:
+            SpaceError: a continuous choice.
+        """
+        return (way for way in walk(self.replay) if isinstance(way, Candidate))
+
+    def count(self) -> int:
+        """The number of candidates, exactly; conditional spaces too.
+
+        Choices of mutators and of layers that do not depend on each other are multiplied, not
+        visited. Choices in a callable's ``__init__`` are visited, since any Python may follow.
+
+        Raises:
+            SpaceError: a continuous choice.
+        """
+        if self._base is not None:
+            return count_ways(self._plan(self._placeholders), self._base)
+        total = 0
+        for made in walk(self._make_and_lower):
+            if not isinstance(made, InfeasibleError):
+                graph, placeholders = made
+                total += count_ways(self._plan(placeholders), graph)
+        return total
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this space this one, as JSON: for telling whether a search is the same."""
+        base = self._callable
+        return {
+            "base": str(self._base) if base is None else _source(base),
+            "mutators": {
+                applied.name: {
+                    "target": show(applied.target),
+                    "shared": applied.shared,
+                    "source": _source(type(applied.mutator)),
+                    "fields": {k: show(v) for k, v in sorted(vars(applied.mutator).items())},
+                }
+                for applied in self._applied
+            },
+            "weights": "inherit" if self._inherit else "fresh",
+        }
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _plan(self, placeholders: Mapping[str, Placeholder]) -> Plan:
+        return Plan(placeholders, tuple(self._applied))
+
+    def _replay(self, recorder: Recorder) -> tuple[Candidate, tuple[Decision, ...]]:
+        if self._base is not None:
+            graph, placeholders = self._base.copy(), self._placeholders
+        else:
+            graph, placeholders = self._make_and_lower(recorder)
+        plan = self._plan(placeholders)
+        progress = plan.begin(graph)
+        while (following := plan.next(graph, progress)) is not None:
+            progress = plan.perform(graph, *following, recorder)
+        decisions = recorder.decisions
+        values = MappingProxyType({d.label: d.value for d in decisions})
+        return Candidate(values, graph, lambda seed: self._build(graph, decisions, seed)), decisions
+
+    def _make_and_lower(
+        self, chooser: Chooser | Recorder
+    ) -> tuple[Graph, Mapping[str, Placeholder]]:
+        return self._lower(self._make(chooser))
+
+    def _make(self, chooser: Chooser | Recorder, device: str = "meta") -> nn.Module:
+        """Runs the user's callable, with ``chooser`` answering."""
+        assert self._callable is not None
+        recorder = chooser if isinstance(chooser, Recorder) else Recorder(chooser)
+        try:
+            with recording(recorder):
+                made = self._on(device)
+        except RetiariiError:
+            raise
+        except Exception as error:
+            raise InfeasibleError(
+                f"making the model raised {type(error).__name__}: {error}",
+                where=f"decisions { {d.label: d.shown for d in recorder.decisions} }",
+                fix="mend the model, or raise rt.InfeasibleError where choices lead nowhere",
+            ) from error
+        if not isinstance(made, nn.Module):
+            raise SpaceError(
+                f"the space's callable returned a {type(made).__name__}, not a module",
+                fix="let it return a torch.nn.Module",
+            )
+        return made
+
+    def _on(self, device: str) -> Any:
+        assert self._callable is not None
+        if device == "meta":
+            try:
+                with torch.device("meta"):
+                    return self._callable()
+            except (NotImplementedError, RuntimeError):
+                # Some constructors compute with values (schedules of drop rates, masks).
+                with torch.random.fork_rng(devices=[]):
+                    return self._callable()
+        return self._callable()
+
+    def _lower(self, module: nn.Module) -> tuple[Graph, Mapping[str, Placeholder]]:
+        graph = parse(module, self._example)
+        found = {p: m for p, m in module.named_modules() if isinstance(m, Placeholder)}
+        return graph, MappingProxyType(found)
+
+    def _build(self, graph: Graph, decisions: tuple[Decision, ...], seed: int) -> nn.Module:
+        weights: Mapping[str, torch.Tensor] | None = None
+        if self._callable is not None:
+            answers = {d.label: d.raw for d in decisions}
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(seed, "model"))
+                made = self._make(lambda label, _: answers[label], device="cpu")
+            weights = made.state_dict()
+        elif self._inherit:
+            weights = graph.context.weights
+        module = to_module(graph, seed=seed, weights=weights)
+        if self._init is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(seed, "init"))
+                self._init(module)
+        return module
+
+
+class SearchSpace:
+    """A model space together with an evaluator's hyper-parameters: what a strategy searches.
+
+    Args:
+        model: the models; ``None`` where there are only hyper-parameters.
+        hyperparameters: label -> description.
+
+    Raises:
+        SpaceError: nothing at all to search.
+    """
+
+    def __init__(
+        self, model: ModelSpace | None, hyperparameters: Mapping[str, Description] | None = None
+    ) -> None:
+        self.model = model
+        self.hyperparameters = MappingProxyType(dict(hyperparameters or {}))
+        if model is None and not self.hyperparameters:
+            raise SpaceError(
+                "nothing to search: no model space, and no hyper-parameter is a choice",
+                fix="give a ModelSpace, or choices such as lr=rt.loguniform(1e-4, 1e-1)",
+            )
+
+    def replay(self, chooser: Chooser) -> Point:
+        """The point that follows when ``chooser`` answers.
+
+        Raises:
+            InfeasibleError: the decisions lead to no model; ``error.decisions`` has them.
+        """
+        return self._replay(Recorder(chooser))
+
+    def freeze(self, decisions: Mapping[str, Any]) -> Point:
+        """The point of these decisions (label -> value); errors as in `ModelSpace.freeze`."""
+        recorder = FrozenRecorder(decisions)
+        point = self._replay(recorder)
+        recorder.check_all_asked()
+        return point
+
+    def _replay(self, recorder: Recorder) -> Point:
+        candidate = None
+        try:
+            if self.model is not None:
+                candidate, _ = self.model._replay(recorder)
+        except InfeasibleError as error:
+            error.decisions = recorder.decisions
+            raise
+        chosen = {
+            label: recorder.ask(label, description)
+            for label, description in self.hyperparameters.items()
+        }
+        return Point(recorder.decisions, candidate, MappingProxyType(chosen))
+
+    def count(self) -> int | None:
+        """The number of points; ``None`` where a choice is continuous."""
+        total = 1
+        for description in self.hyperparameters.values():
+            match description.domain:
+                case Categorical(n):
+                    total *= n
+                case Integer(low, high):
+                    total *= high - low + 1
+                case Real():
+                    return None
+        try:
+            return total if self.model is None else total * self.model.count()
+        except SpaceError:
+            return None
+
+    def describe(self) -> dict[str, Any]:
+        """As `ModelSpace.describe`, with the hyper-parameters."""
+        return {
+            "model": None if self.model is None else self.model.describe(),
+            "hyperparameters": {k: repr(d) for k, d in self.hyperparameters.items()},
+        }
+
+
+def uniform_chooser(seed: int) -> Chooser:
+    """Answers uniformly (in the logarithm, for log ranges), determined by ``seed``."""
+    import math
+
+    rng = random.Random(seed)
+
+    def choose(label: str, domain: Domain) -> Raw:
+        match domain:
+            case Categorical(n):
+                return rng.randrange(n)
+            case Integer(low, high, log):
+                if not log:
+                    return rng.randint(low, high)
+                drawn = math.exp(rng.uniform(math.log(low), math.log(high + 1)))
+                return min(high, max(low, int(drawn)))
+            case Real(low, high, log):
+                if log:
+                    return min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
+                return rng.uniform(low, high)
+
+    return choose
+
+
+def _first(label: str, domain: Domain) -> Raw:
+    return 0 if isinstance(domain, Categorical) else domain.low
+
+
+def _source(thing: Any) -> str:
+    """Source code where Python knows it, without comments and layout; else a name."""
+    import ast
+    import textwrap
+
+    try:
+        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(thing))))
+    except (OSError, TypeError, SyntaxError):
+        return show(thing)

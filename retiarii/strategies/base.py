@@ -1,0 +1,167 @@
+"""What a strategy is, and the replaying that all of them need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from retiarii.errors import InfeasibleError, StrategyError
+from retiarii.mutators.choice import Chooser, Domain, Raw
+from retiarii.strategies.tried import Step, Tried
+
+if TYPE_CHECKING:
+    from retiarii.space import Point, SearchSpace
+
+
+class Strategy(ABC):
+    """Proposes points of a space and learns from their scores.
+
+    A strategy is a function of its options, the seed, and the sequence of `ask` and `tell` calls.
+    A search that resumes makes a new one and repeats those calls, so that nothing else may decide
+    what is proposed: no clock, no global random state.
+
+    A subclass writes `ask`, and `tell` where it learns.
+    """
+
+    name: ClassVar[str] = "custom"
+
+    space: SearchSpace
+    seed: int
+
+    def begin(self, space: SearchSpace, seed: int) -> None:
+        """Starts a search; called once, before anything else.
+
+        Raises:
+            StrategyError: this strategy cannot search this space.
+        """
+        self.space = space
+        self.seed = seed
+
+    @abstractmethod
+    def ask(self, number: int) -> Point | None:
+        """The point for trial ``number`` (0, 1, ...), or ``None``: nothing new is left.
+
+        Infeasible points are this method's own matter: it notes them and goes on.
+
+        Raises:
+            StrategyError: this strategy cannot search this space.
+        """
+
+    def tell(self, number: int, score: float | None) -> None:  # noqa: B027 - learning is optional
+        """The result of trial ``number``: higher is better; ``None`` if it failed.
+
+        Results come in order of trial number, some trials after they were asked for.
+        """
+
+    def report(self, number: int, step: int, score: float) -> bool:  # noqa: ARG002
+        """A score on the way (higher is better); whether to stop the trial early."""
+        return False
+
+    def describe(self) -> dict[str, Any]:
+        """The name and the options, JSON-able: part of a search's identity."""
+        return {"name": self.name}
+
+
+class Trace(NamedTuple):
+    """One replay: the decisions asked, and the point, or ``None`` if they are infeasible."""
+
+    steps: tuple[Step, ...]
+    point: Point | None
+
+
+def trace(space: SearchSpace, chooser: Chooser) -> Trace:
+    """Replays ``space`` under ``chooser`` and notes what was asked."""
+    steps: list[Step] = []
+
+    def noting(label: str, domain: Domain) -> Raw:
+        raw = chooser(label, domain)
+        steps.append(Step(label, domain, raw))
+        return raw
+
+    try:
+        point = space.replay(noting)
+    except InfeasibleError:
+        return Trace(tuple(steps), None)
+    return Trace(tuple(steps), point)
+
+
+class TryingStrategy(Strategy):
+    """A strategy that never proposes a decision sequence twice.
+
+    Args:
+        patience: infeasible proposals in a row before it gives up.
+
+    Attributes:
+        tried: what was proposed so far.
+        infeasible: how many proposals were infeasible so far.
+    """
+
+    def __init__(self, *, patience: int = 1000) -> None:
+        self.patience = whole("patience", patience, 1)
+
+    def begin(self, space: SearchSpace, seed: int) -> None:
+        super().begin(space, seed)
+        self.tried = Tried()
+        self.infeasible = 0
+
+    def propose(self, chooser: Callable[[], Chooser]) -> Trace | None:
+        """The first feasible point that a chooser leads to; ``None`` if the space is used up.
+
+        Args:
+            chooser: makes the chooser of one attempt; it must lead to a new sequence.
+
+        Raises:
+            StrategyError: ``patience`` attempts in a row were infeasible.
+        """
+        for _ in range(self.patience):
+            if self.tried.exhausted:
+                return None
+            found = trace(self.space, chooser())
+            self.tried.add(found.steps)
+            if found.point is not None:
+                return found
+            self.infeasible += 1
+        if self.tried.exhausted:
+            return None
+        raise barren(self.patience)
+
+
+def barren(count: int) -> StrategyError:
+    """The error for ``count`` infeasible proposals in a row."""
+    return StrategyError(
+        f"{count} proposals in a row were infeasible, and the space is not used up",
+        fix="look at why with `retiarii inspect space.py --seed N`; ask for fewer choices that "
+        "exclude each other, or give the strategy more patience=",
+    )
+
+
+def whole(name: str, value: int, least: int) -> int:
+    """``value`` if it is a whole number of at least ``least``.
+
+    Raises:
+        StrategyError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise StrategyError(
+            f"{name} must be a whole number of at least {least}, not {value!r}",
+            where=f"strategy option {name!r}",
+            fix=f"give {name}={least} or more",
+        )
+    return value
+
+
+def within(name: str, value: float, low: float, high: float) -> float:
+    """``value`` if it is a number from ``low`` to ``high``.
+
+    Raises:
+        StrategyError: it is not.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        raise StrategyError(
+            f"{name} must be a number from {low:g} to {high:g}, not {value!r}",
+            where=f"strategy option {name!r}",
+            fix=f"give {name}= between {low:g} and {high:g}",
+        )
+    return float(value)

@@ -1,0 +1,161 @@
+"""Regularised evolution (Real et al., 2019), over conditional and numeric decisions."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from retiarii.errors import StrategyError
+from retiarii.mutators.choice import Chooser, Domain, Raw
+from retiarii.seeding import derive
+from retiarii.strategies.base import TryingStrategy, whole, within
+from retiarii.strategies.sampling import fits, perturb, sample, size
+from retiarii.strategies.tried import Step, Unexplored
+
+if TYPE_CHECKING:
+    from retiarii.space import Point, SearchSpace
+
+
+class _Member(NamedTuple):
+    """A scored point of the population."""
+
+    steps: tuple[Step, ...]
+    score: float
+
+
+class _Heir:
+    """A chooser that answers what was inherited, and draws what was not.
+
+    It answers the same however often it is asked, so that a dry run and the replay agree.
+    """
+
+    __slots__ = ("_answers", "_genes", "_rng")
+
+    def __init__(self, genes: dict[str, Step], rng: Random) -> None:
+        self._genes = genes
+        self._rng = rng
+        self._answers: dict[tuple[str, Domain], Raw] = {}
+
+    def __call__(self, label: str, domain: Domain) -> Raw:
+        key = (label, domain)
+        answer = self._answers.get(key)
+        if answer is None:
+            gene = self._genes.get(label)
+            kept = gene is not None and fits(gene.domain, gene.raw, domain)
+            answer = gene.raw if gene is not None and kept else sample(domain, self._rng)
+            self._answers[key] = answer
+        return answer
+
+
+class Evolution(TryingStrategy):
+    """Ageing evolution: the best of a few drawn from the newest has a child; the oldest leaves.
+
+    It begins with ``population`` random points. A child takes its parent's decisions and changes
+    one of them; decisions that the change makes disappear are dropped, and those that appear are
+    drawn. With a probability, a second parent's decisions are mixed in first. Numbers move by a
+    Gaussian step. Nothing is proposed twice: when ``attempts`` children in a row are known, a
+    random new point takes their place. Failed trials are never parents.
+
+    Args:
+        population: how many scored points live at once.
+        sample: how many of them compete to be the parent.
+        crossover: probability of a second parent.
+        step: standard deviation of a numeric change, as a part of the (log) range.
+        attempts: children drawn before a random point takes their place.
+        patience: infeasible proposals in a row before it gives up.
+
+    Raises:
+        StrategyError: an option is out of its range.
+    """
+
+    name: ClassVar[str] = "evolution"
+
+    def __init__(
+        self,
+        *,
+        population: int = 30,
+        sample: int = 10,
+        crossover: float = 0.25,
+        step: float = 0.15,
+        attempts: int = 64,
+        patience: int = 1000,
+    ) -> None:
+        super().__init__(patience=patience)
+        self.population = whole("population", population, 1)
+        self.sample = whole("sample", sample, 1)
+        self.crossover = within("crossover", crossover, 0.0, 1.0)
+        self.step = within("step", step, 1e-6, 1.0)
+        self.attempts = whole("attempts", attempts, 1)
+        if self.sample > self.population:
+            raise StrategyError(
+                f"sample ({sample}) must not be larger than population ({population})",
+                where="strategy option 'sample'",
+                fix=f"give sample={population} or less",
+            )
+
+    def begin(self, space: SearchSpace, seed: int) -> None:
+        super().begin(space, seed)
+        self._living: deque[_Member] = deque(maxlen=self.population)
+        self._waiting: dict[int, tuple[Step, ...]] = {}
+
+    def ask(self, number: int) -> Point | None:
+        rng = Random(derive(self.seed, "evolution", number))
+        young = number < self.population or not self._living
+        found = self.propose(
+            lambda: Unexplored(self.tried, rng) if young else self._child(rng),
+        )
+        if found is None:
+            return None
+        self._waiting[number] = found.steps
+        return found.point
+
+    def tell(self, number: int, score: float | None) -> None:
+        if number not in self._waiting:
+            raise StrategyError(
+                f"trial {number} was told a result, and is not waiting for one",
+                fix="tell each trial once, after it was asked for",
+            )
+        steps = self._waiting.pop(number)
+        if score is not None and math.isfinite(score):
+            self._living.append(_Member(steps, score))
+
+    def describe(self) -> dict[str, Any]:
+        options = ("population", "sample", "crossover", "step", "attempts", "patience")
+        return {"name": self.name} | {option: getattr(self, option) for option in options}
+
+    def _child(self, rng: Random) -> Chooser:
+        """A chooser for a child that was not proposed before."""
+        for _ in range(self.attempts):
+            parent = self._parent(rng)
+            genes = {step.label: step for step in parent.steps}
+            if self.crossover and rng.random() < self.crossover:
+                genes = _mix(genes, self._parent(rng).steps, rng)
+            _mutate(genes, parent.steps, rng, self.step)
+            heir = _Heir(genes, rng)
+            if self.tried.is_new(heir):
+                return heir
+        return Unexplored(self.tried, rng)
+
+    def _parent(self, rng: Random) -> _Member:
+        rivals = rng.sample(range(len(self._living)), min(self.sample, len(self._living)))
+        # Among equals the newest wins, which lets neutral changes spread.
+        return max((self._living[i] for i in sorted(rivals, reverse=True)), key=lambda m: m.score)
+
+
+def _mix(genes: dict[str, Step], other: tuple[Step, ...], rng: Random) -> dict[str, Step]:
+    """Each decision of both parents from either; those of one alone stay at hand."""
+    mixed = dict(genes)
+    for step in other:
+        if step.label not in genes or rng.random() < 0.5:
+            mixed[step.label] = step
+    return mixed
+
+
+def _mutate(genes: dict[str, Step], steps: tuple[Step, ...], rng: Random, scale: float) -> None:
+    """Changes one decision of the parent, in ``genes``; none where nothing can vary."""
+    free = [step.label for step in steps if size(step.domain) != 1]
+    if free:
+        gene = genes[rng.choice(free)]
+        genes[gene.label] = gene._replace(raw=perturb(gene.domain, gene.raw, rng, scale))

@@ -1,0 +1,113 @@
+"""Strategies by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from retiarii.errors import RetiariiError, StrategyError, nearest
+from retiarii.strategies.base import Strategy
+
+# Places rather than classes: a strategy's own libraries are imported when it is asked for.
+STRATEGIES: Mapping[str, str] = MappingProxyType(
+    {
+        "evolution": "retiarii.strategies.evolution:Evolution",
+        "grid": "retiarii.strategies.grid:GridSearch",
+        "random": "retiarii.strategies.random:RandomSearch",
+    }
+)
+
+
+def make_strategy(spec: str | Strategy, **options: Any) -> Strategy:
+    """The strategy that ``spec`` says.
+
+    Args:
+        spec: a name (`STRATEGIES`), ``"module:Class"``, or a strategy that is made already.
+        options: keyword arguments of the strategy.
+
+    Raises:
+        StrategyError: no such name, module or class; an unknown option or a value out of range;
+            options for a strategy that is made already.
+    """
+    if isinstance(spec, Strategy):
+        if options:
+            raise StrategyError(
+                f"options {sorted(options)} were given for a strategy that is made already",
+                fix=f"give them to {type(spec).__name__}(...)",
+            )
+        return spec
+    if not isinstance(spec, str):
+        hint = "give an instance: add ()" if inspect.isclass(spec) else _known()
+        raise StrategyError(f"{spec!r} is not a strategy", fix=hint)
+    place = STRATEGIES.get(spec, spec)
+    if ":" not in place:
+        raise StrategyError(
+            f"there is no strategy {spec!r}",
+            fix=f"nearest: {nearest(spec, list(STRATEGIES))}; or module:Class for your own",
+        )
+    kind = _load(place)
+    _check_options(spec, kind, options)
+    try:
+        return kind(**options)
+    except RetiariiError:
+        raise
+    except Exception as error:
+        raise StrategyError(
+            f"{kind.__name__}() failed: {type(error).__name__}: {error}", where=place
+        ) from error
+
+
+def _load(place: str) -> type[Strategy]:
+    module_name, _, class_name = place.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything
+        raise StrategyError(
+            f"the module {module_name!r} of strategy {place!r} cannot be imported: "
+            f"{type(error).__name__}: {error}",
+            where=place,
+            fix="check its name, and that it is installed or beside the space file",
+        ) from error
+    kind = getattr(module, class_name, None)
+    if not inspect.isclass(kind) or not issubclass(kind, Strategy):
+        found = [
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value)
+            and issubclass(value, Strategy)
+            and not inspect.isabstract(value)
+        ]
+        raise StrategyError(
+            f"{module_name!r} has no strategy class {class_name!r}",
+            where=place,
+            fix=f"nearest: {nearest(class_name, found)}"
+            if found
+            else "write a subclass of retiarii.strategies.Strategy there",
+        )
+    if inspect.isabstract(kind):
+        missing = ", ".join(sorted(kind.__abstractmethods__))
+        raise StrategyError(
+            f"{class_name} does not define {missing}", where=place, fix="write the methods"
+        )
+    return kind
+
+
+def _check_options(spec: str, kind: type[Strategy], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(kind).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise StrategyError(
+                f"strategy {spec!r} has no option {option!r}",
+                fix=f"nearest: {nearest(option, list(parameters))}"
+                if parameters
+                else "it takes no options",
+            )
+
+
+def _known() -> str:
+    return f"give one of {', '.join(sorted(STRATEGIES))}, or module:Class"

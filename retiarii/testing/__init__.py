@@ -1,0 +1,5 @@
+"""Suites that check parts which others write; they need pytest."""
+
+from retiarii.testing.strategies import StrategyConformance, ToySpace
+
+__all__ = ["StrategyConformance", "ToySpace"]

@@ -1,0 +1,1 @@
+"""Evaluators, and what trains a model for them."""

@@ -1,0 +1,236 @@
+"""Checkpoints of one trial: safetensors beside JSON, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from retiarii.errors import TrialFailed
+
+WEIGHTS = "weights.safetensors"
+FINISHED = "finished.json"
+_NAME = re.compile(r"checkpoint-(\d+)\.(json|safetensors)")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What was saved after an epoch.
+
+    Attributes:
+        epoch: epochs done.
+        tensors: name to tensor, on the CPU.
+        meta: JSON.
+    """
+
+    epoch: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in a trial's directory; the newest ``keep`` stay.
+
+    A checkpoint is a pair of files, ``checkpoint-00003.safetensors`` and ``.json``. The JSON is
+    written last and holds both checksums, so that a pair that is there and fits is whole. One that
+    is not (cut short, of another search) is passed over for the one before it.
+
+    Args:
+        directory: the trial's own; made when needed.
+        identity: checkpoints that were written under another one are not used.
+        keep: how many stay.
+    """
+
+    def __init__(self, directory: Path, identity: str, keep: int = 2) -> None:
+        self._directory = directory
+        self._identity = identity
+        self._keep = keep
+        self._own: list[int] = []
+
+    def save(self, epoch: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Write the checkpoint of ``epoch``; then delete those that are too old.
+
+        Raises:
+            TrialFailed: the disk is full, or not writable.
+        """
+        data = safetensors.torch.save(portable(tensors))
+        body = {"epoch": epoch, "identity": self._identity, "meta": dict(meta)}
+        stem = f"checkpoint-{epoch:05d}"
+        write_atomic(self._directory / f"{stem}.safetensors", data)
+        _write_json(self._directory / f"{stem}.json", {**body, "tensors": _checksum(data)})
+        self._own = [*(e for e in self._own if e != epoch), epoch][-self._keep :]
+        self._delete_except(self._own)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole and ours, or ``None``."""
+        found = [self._read(epoch) for epoch in self._epochs()]
+        whole = [c for c in found[: self._keep + 1] if c is not None]
+        self._own = sorted(c.epoch for c in whole)[-self._keep :]
+        return whole[0] if whole else None
+
+    def finish(self, meta: Mapping[str, Any]) -> None:
+        """Note that training is done, its weights being saved; the checkpoints are deleted."""
+        _write_json(self._directory / FINISHED, {"identity": self._identity, "meta": dict(meta)})
+        self._delete_except([])
+
+    def finished(self) -> dict[str, Any] | None:
+        """What :meth:`finish` noted, if training is done and the weights are there."""
+        body = _read_json(self._directory / FINISHED)
+        if body is None or body.get("identity") != self._identity:
+            return None
+        meta: dict[str, Any] | None = body.get("meta")
+        return meta if (self._directory / WEIGHTS).is_file() else None
+
+    def _epochs(self) -> list[int]:
+        """Epochs with a checkpoint, newest first."""
+        if not self._directory.is_dir():
+            return []
+        found = (_NAME.fullmatch(name) for name in os.listdir(self._directory))
+        return sorted({int(m[1]) for m in found if m and m[2] == "json"}, reverse=True)
+
+    def _read(self, epoch: int) -> Checkpoint | None:
+        stem = self._directory / f"checkpoint-{epoch:05d}"
+        body = _read_json(stem.with_suffix(".json"))
+        if body is None or body.get("identity") != self._identity or body.get("epoch") != epoch:
+            return None
+        try:
+            data = stem.with_suffix(".safetensors").read_bytes()
+            if _checksum(data) != body.get("tensors"):
+                return None
+            return Checkpoint(epoch, safetensors.torch.load(data), body["meta"])
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def _delete_except(self, epochs: list[int]) -> None:
+        for path in list(self._directory.iterdir()):
+            match = _NAME.fullmatch(path.name)
+            stale = match is not None and int(match[1]) not in epochs
+            if stale or path.name.endswith(".partial"):
+                path.unlink(missing_ok=True)
+
+
+def portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, contiguous, none sharing memory.
+
+    Tied tensors are written once for each of their names, so that the file holds every key.
+    """
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        storage = kept.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != kept.numel() * kept.element_size():
+            kept = kept.clone()
+        seen.add(kept.untyped_storage().data_ptr())
+        result[name] = kept
+    return result
+
+
+def save_weights(directory: Path, model: nn.Module) -> Path:
+    """Write a model's ``state_dict`` to ``weights.safetensors``, every key in it.
+
+    Raises:
+        TrialFailed: the disk is full, or not writable.
+    """
+    state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    path = directory / WEIGHTS
+    write_atomic(path, safetensors.torch.save(portable(state)))
+    return path
+
+
+def load_weights(directory: Path) -> dict[str, Tensor]:
+    """The ``state_dict`` that :func:`save_weights` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    loaded: dict[str, Tensor] = safetensors.torch.load((directory / WEIGHTS).read_bytes())
+    return loaded
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        TrialFailed: the disk is full, or not writable.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise TrialFailed(
+            f"cannot write {path.name}: {error.strerror or error}",
+            where=str(path.parent),
+            fix="make room, or make the directory writable; or turn checkpoint off",
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_json(path: Path, body: Mapping[str, Any]) -> None:
+    text = json.dumps(body, sort_keys=True)
+    whole = {**body, "checksum": _checksum(text.encode())}
+    write_atomic(path, json.dumps(whole, indent=1).encode())
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        body = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(body, dict):
+        return None
+    checksum = body.pop("checksum", None)
+    text = json.dumps(body, sort_keys=True)
+    return body if checksum == _checksum(text.encode()) else None
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors, and the rest of it as JSON."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            key = f"optimizer.{index}.{name}"
+            (tensors if isinstance(value, Tensor) else plain)[key] = value
+    return tensors, plain
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> None:
+    """Give a fresh optimizer the state that :func:`optimizer_tensors` took."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **plain}.items():
+        kind, index, name = key.split(".", 2)
+        assert kind == "optimizer"
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,48 @@
+"""The interface of everything that scores candidates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from retiarii.mutators.choice import Description
+from retiarii.training.trial import Trial
+
+
+class Evaluator(ABC):
+    """Says how candidates are scored.
+
+    Attributes:
+        metric: the name of the score among a trial's metrics.
+        maximize: whether a higher score is better.
+        merges: whether trials given together may be trained as one merged program. Without it
+            each trial is run by itself.
+    """
+
+    metric: str
+    maximize: bool
+    merges: ClassVar[bool] = False
+
+    def hyperparameters(self) -> Mapping[str, Description]:
+        """The choices that it asks of every trial: label to what may be chosen."""
+        return {}
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What makes scores comparable, as JSON: a search that resumes compares it."""
+
+    def validate(self, space: Any) -> None:
+        """Find a user's mistakes before anything is trained.
+
+        Args:
+            space: the space that is to be searched, or ``None`` to check the rest.
+
+        Raises:
+            EvaluatorError: what was found, where, and what to do.
+        """
+        del space
+
+    @abstractmethod
+    def run(self, cohort: Sequence[Trial]) -> None:
+        """Evaluate each trial; each ends by ``finish`` or ``fail``, whatever the others do."""

@@ -1,0 +1,330 @@
+"""Scores a candidate by training it on labelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch.utils.data import DataLoader
+
+from retiarii.errors import EvaluatorError, nearest
+from retiarii.mutators.choice import Description, show
+from retiarii.training.check import check_on_samples, make_device, usable_device
+from retiarii.training.checkpoint import Checkpoints, save_weights
+from retiarii.training.data import open_data
+from retiarii.training.evaluator import Evaluator
+from retiarii.training.fields import (
+    COUNT,
+    POSITIVE,
+    Fields,
+    Rule,
+    check_field,
+    chosen,
+    possible,
+    refuse_nested,
+)
+from retiarii.training.fingerprint import describe_callable, describe_loss, identity, jsonable
+from retiarii.training.labels import add_label
+from retiarii.training.loop import AMP, EpochTrainer, Settings
+from retiarii.training.losses import Loss, check_loss
+from retiarii.training.metrics import make_metric
+from retiarii.training.optimizers import Optimizer
+from retiarii.training.rng import Stream
+from retiarii.training.schedules import make_schedule
+from retiarii.training.trial import Trial, failures_end
+
+_CLIP = Rule("None or a number above 0", lambda v: v is None or POSITIVE.holds(v))
+_SHUFFLES = ("search", "trial", False)
+
+
+class Supervised(Evaluator):
+    """Trains each candidate on ``train_data`` and scores it on ``val_data``.
+
+    After each epoch it reports ``train_loss``, ``val_loss``, the metric and ``lr``, and writes a
+    checkpoint. The score is the metric after the last epoch, and ``weights.safetensors`` in the
+    trial's directory holds the weights of that same epoch.
+
+    Floating point data is cast to the type of the model's parameters. A tuple of inputs is spread
+    over the parameters of ``forward`` where it fits, a dict over the parameters of its keys' names.
+
+    Args:
+        train_data: a pair ``(x, y)`` of tensors or arrays whose first dimension is the sample
+            (``x`` and ``y`` may be tuples or dicts of them), a list of samples, a map-style
+            Dataset of ``(inputs, target)``, or a DataLoader, whose batches, ``collate_fn`` and
+            workers are kept, while its random order is drawn from our seeds.
+        val_data: likewise; read in order.
+        loss: a module or a function of ``(outputs, targets)`` that returns a scalar tensor. One
+            of ``torch.nn`` on several outputs is the sum over them.
+        optimizer: ``rt.SGD``, ``rt.Adam``, ``rt.AdamW`` or ``rt.RMSprop``, or a choice of these.
+        schedule: of the learning rate, or its name; ``None`` is constant.
+        batch_size: samples a step. A last batch of one sample is joined to the batch before it,
+            since BatchNorm cannot train on it.
+        epochs: passes over ``train_data``.
+        metric: ``"accuracy"``, ``"loss"``, ``"mae"``, ``"mse"``; a function of ``(outputs,
+            targets)`` that is called with the whole validation data; or an object with
+            ``update(outputs, targets)`` and ``compute()``.
+        maximize: whether a higher metric is better; needed for a metric of your own.
+        device: ``None`` takes a CUDA device where there is one.
+        amp: ``"bf16"`` or ``"fp16"`` for mixed precision.
+        shuffle: ``"search"``: every trial sees the same batches in the same order, which depends on
+            the search's seed; ``"trial"``: an order for each trial; False: as given.
+        checkpoint: whether a trial that is cut off goes on from its last epoch.
+        grad_clip: the largest norm of the gradient.
+
+    ``epochs``, ``batch_size``, ``grad_clip`` and every field of optimizer and schedule may be
+    choices; their labels are the fields' names (``"lr"``, ``"schedule.gamma"``) unless they have
+    their own.
+
+    Raises:
+        EvaluatorError: an argument that cannot work, with what to do.
+    """
+
+    merges: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        train_data: Any,
+        val_data: Any,
+        *,
+        loss: Any,
+        optimizer: Any,
+        schedule: Any = None,
+        batch_size: Any = 64,
+        epochs: Any = 10,
+        metric: Any = "accuracy",
+        maximize: bool | None = None,
+        device: Any = None,
+        amp: str | None = None,
+        shuffle: Any = "search",
+        checkpoint: bool = True,
+        grad_clip: Any = None,
+    ) -> None:
+        check_loss(loss)
+        _check_optimizer(optimizer)
+        for name, value, rule in (
+            ("batch_size", batch_size, COUNT),
+            ("epochs", epochs, COUNT),
+            ("grad_clip", grad_clip, _CLIP),
+        ):
+            check_field("Supervised", name, value, rule)
+        _check_option("amp", amp, (None, *AMP))
+        _check_option("shuffle", shuffle, _SHUFFLES)
+        if isinstance(train_data, DataLoader) and isinstance(batch_size, Description):
+            raise EvaluatorError(
+                "batch_size is a choice, but train_data is a DataLoader with a batch size",
+                where="Supervised(batch_size=...)",
+                fix="pass the DataLoader's dataset, or leave batch_size out",
+            )
+        self._train = open_data(train_data, "train_data")
+        self._val = open_data(val_data, "val_data")
+        self._loss = Loss(loss)
+        self._optimizer = optimizer
+        self._schedule = make_schedule(schedule)
+        self._batch_size = batch_size
+        self._epochs = epochs
+        self._grad_clip = grad_clip
+        self._given_metric = metric
+        self._metric = make_metric(metric, maximize, loss)
+        self._device = make_device(device)
+        self._amp = amp
+        self._shuffle = shuffle
+        self._checkpoint = checkpoint
+        self._described: dict[str, Any] | None = None
+        self._labels = self._find_labels()
+        self.metric = self._metric.name
+        self.maximize = self._metric.maximize
+
+    def _find_labels(self) -> dict[str, Description]:
+        found: dict[str, Description] = {}
+        for name, value in (("optimizer", self._optimizer), ("schedule", self._schedule)):
+            if isinstance(value, Fields):
+                prefix = "" if name == "optimizer" else name
+                for label, description in value.descriptions(prefix).items():
+                    add_label(found, label, description)
+        for name, value in (
+            ("optimizer", self._optimizer),
+            ("schedule", self._schedule),
+            ("batch_size", self._batch_size),
+            ("epochs", self._epochs),
+            ("grad_clip", self._grad_clip),
+        ):
+            if isinstance(value, Description):
+                refuse_nested(name, value)
+                add_label(found, name, value)
+        return found
+
+    def hyperparameters(self) -> Mapping[str, Description]:
+        return self._labels
+
+    def describe(self) -> dict[str, Any]:
+        if self._described is None:
+            own = not isinstance(self._given_metric, str)
+            code = describe_callable(self._given_metric) if own else None
+            self._described = {
+                "kind": "supervised",
+                "train_data": self._train.describe(),
+                "val_data": self._val.describe(),
+                "loss": describe_loss(self._loss.given),
+                "optimizer": jsonable(self._optimizer),
+                "schedule": jsonable(self._schedule),
+                "batch_size": jsonable(self._train.sampling.batch_size or self._batch_size),
+                "epochs": jsonable(self._epochs),
+                "grad_clip": jsonable(self._grad_clip),
+                "metric": {"name": self.metric, **(code or {})},
+                "maximize": self.maximize,
+                "amp": self._amp,
+                "shuffle": self._shuffle,
+            }
+        return self._described
+
+    def validate(self, space: Any) -> None:
+        """Run a few sampled models on the first batch, with the loss and the metric.
+
+        Args:
+            space: a ModelSpace, a SearchSpace, or ``None`` to check the device alone.
+
+        Raises:
+            EvaluatorError: the device is not there, there is no model to train, or data, loss,
+                metric and models do not fit.
+        """
+        device = usable_device(self._device, self._amp)
+        models = getattr(space, "model", space)
+        if models is None:
+            if space is not None:
+                raise _no_model()
+            return
+        check_on_samples(models, self._train, self._val, self._loss, self._metric, device)
+
+    def settings(self, trial: Trial) -> Settings:
+        """How a trial is trained, its choices made.
+
+        Raises:
+            EvaluatorError: a hyper-parameter is missing or out of range, or no such device.
+        """
+        values = trial.hyperparameters
+        optimizer = chosen(values, "optimizer", self._optimizer).resolved(values)
+        schedule = make_schedule(chosen(values, "schedule", self._schedule))
+        own = self._shuffle == "trial"
+        return Settings(
+            optimizer=optimizer,
+            schedule=schedule.resolved(values, "schedule"),
+            epochs=chosen(values, "epochs", self._epochs),
+            batch_size=chosen(values, "batch_size", self._batch_size),
+            grad_clip=chosen(values, "grad_clip", self._grad_clip),
+            device=usable_device(self._device, self._amp),
+            amp=self._amp,
+            seed=trial.seed,
+            data_seed=trial.seed if own else trial.search_seed,
+            shuffle=self._shuffle is not False,
+        )
+
+    def trainer(self, trial: Trial) -> EpochTrainer:
+        """A trial's model, freshly initialised and ready to train.
+
+        Raises:
+            EvaluatorError: as :meth:`settings`.
+            TrialFailed: the model has no parameter to train.
+        """
+        settings = self.settings(trial)
+        if trial.candidate is None:
+            raise _no_model()
+        with Stream(trial.seed, settings.device):
+            model = trial.candidate.build(trial.seed)
+        return EpochTrainer(model, settings, self._train, self._val, self._loss, self._metric)
+
+    def run(self, cohort: Sequence[Trial]) -> None:
+        for trial in cohort:
+            with failures_end(trial):
+                trial.start()
+                self._run_one(trial)
+
+    def _run_one(self, trial: Trial) -> None:
+        keeper = None
+        if self._checkpoint and trial.directory is not None:
+            keeper = Checkpoints(trial.directory, self._identity(trial))
+            done = keeper.finished()
+            if done is not None:
+                self._report(trial, done["history"])
+                self._finish(trial, done["history"], done["stopped"])
+                return
+        trainer = self.trainer(trial)
+        history: list[dict[str, float]] = []
+        saved = None if keeper is None else keeper.newest()
+        if saved is not None:
+            trainer.restore(saved)
+            history = saved.meta["history"]
+            self._report(trial, history)
+        while not trainer.done and not (history and trial.should_stop()):
+            history.append(trainer.advance())
+            if keeper is not None:
+                meta = {**trainer.meta(), "history": history, "best_epoch": self._best(history)}
+                keeper.save(trainer.epoch, trainer.tensors(), meta)
+            # After the checkpoint, so that what was reported is never trained again.
+            self._report(trial, history, since=len(history))
+        stopped = not trainer.done
+        if trial.directory is not None:
+            save_weights(trial.directory, trainer.model)
+            if keeper is not None:
+                keeper.finish({"history": history, "stopped": stopped})
+        self._finish(trial, history, stopped)
+
+    def _report(self, trial: Trial, history: list[dict[str, float]], since: int = 1) -> None:
+        """Report epochs from ``since`` on.
+
+        After a resume all of them come again, equal to what was reported before: the controller
+        may have ended before it had stored the last ones.
+        """
+        for epoch, metrics in enumerate(history[since - 1 :], start=since):
+            trial.report(epoch, **metrics)
+
+    def _finish(self, trial: Trial, history: list[dict[str, float]], stopped: bool) -> None:
+        trial.finish(history[-1][self.metric], history[-1], stopped=stopped)
+
+    def _best(self, history: list[dict[str, float]]) -> int:
+        scores = [metrics[self.metric] for metrics in history]
+        return scores.index(max(scores) if self.maximize else min(scores)) + 1
+
+    def _identity(self, trial: Trial) -> str:
+        return identity(
+            {
+                "evaluator": self.describe(),
+                "seeds": [trial.seed, trial.search_seed],
+                "decisions": {k: show(v) for k, v in trial.decisions.items()},
+                "hyperparameters": {k: show(v) for k, v in trial.hyperparameters.items()},
+            }
+        )
+
+
+def _no_model() -> EvaluatorError:
+    return EvaluatorError(
+        "Supervised trains models, and this space has none",
+        where="Supervised",
+        fix="give a ModelSpace (without a mutator it is one model), or use rt.Function",
+    )
+
+
+def _check_optimizer(given: Any) -> None:
+    for plain in possible(given):
+        if isinstance(plain, Optimizer):
+            continue
+        names = ", ".join(f"rt.{kind.__name__}" for kind in Optimizer.__subclasses__())
+        if isinstance(plain, type) and issubclass(plain, Optimizer):
+            cause, fix = f"the class {plain.__name__}", f"make one: rt.{plain.__name__}(lr=...)"
+        elif isinstance(plain, torch.optim.Optimizer):
+            cause, fix = "an optimizer of torch, bound to one model", f"use one of {names}"
+        else:
+            cause, fix = f"{plain!r:.60}", f"use one of {names}"
+        raise EvaluatorError(f"optimizer is {cause}", where="Supervised(optimizer=...)", fix=fix)
+
+
+def _check_option(name: str, given: Any, options: Sequence[Any]) -> None:
+    if not any(
+        given is option or (given == option and isinstance(given, str)) for option in options
+    ):
+        texts = [o for o in options if isinstance(o, str)]
+        raise EvaluatorError(
+            f"{name} is {given!r}, which is none of {', '.join(map(repr, options))}",
+            where=f"Supervised({name}=...)",
+            fix=f"nearest: {nearest(str(given), texts)}",
+        )

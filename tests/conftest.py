@@ -1,0 +1,40 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# One thread a process: the models here are small, and tests may start processes of their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Shared machines are slow at times: a deadline would say nothing about the code.
+settings.register_profile("retiarii", deadline=None)
+settings.load_profile("retiarii")
+
+SPACES = Path(__file__).parent / "spaces"
+SpaceFile = Callable[..., Path]
+
+
+@pytest.fixture
+def space_file(tmp_path: Path) -> SpaceFile:
+    """Writes a space file like one of ``tests/spaces``, wrong in a place where wanted.
+
+    ``space_file("lookup", ("old", "new"), ...)`` answers the path of the new ``space.py``; each
+    change must apply exactly once.
+    """
+
+    def write(kind: str, *changes: tuple[str, str], name: str = "space.py") -> Path:
+        text = (SPACES / f"{kind}.py").read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, f"{old!r} is there {text.count(old)} times"
+            text = text.replace(old, new)
+        file = tmp_path / name
+        file.write_text(text)
+        return file
+
+    return write

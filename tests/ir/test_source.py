@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import namedtuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from retiarii.errors import GraphError
+from retiarii.ir.build import to_module
+from retiarii.ir.context import InputSpec
+from retiarii.ir.graph import Graph
+from retiarii.ir.node import NodeRecord
+from retiarii.ir.source import to_source
+from retiarii.ir.types import Attrs, FrozenDict, Ref, Result, TensorType, TypeOf
+
+RUN = """
+import sys, torch
+assert not any(name.startswith("retiarii") for name in sys.modules)
+from model import Model
+torch.manual_seed(0)
+model = Model()
+state = torch.load("weights.pt", weights_only=True)
+assert list(model.state_dict()) == list(state), (list(model.state_dict()), list(state))
+model.load_state_dict(state, strict=True)
+inputs = torch.load("inputs.pt", weights_only=True)
+for training in (False, True):
+    model.train(training)
+    torch.manual_seed(1)
+    out = model(*inputs)
+    torch.save(out if isinstance(out, torch.Tensor) else tuple(out), f"out{training}.pt")
+assert not any(name.startswith("retiarii") for name in sys.modules)
+"""
+
+
+def check(graph: Graph, tmp_path: Path, *inputs: torch.Tensor) -> str:
+    """Runs the source where retiarii is not importable; its outputs are those of the module."""
+    text = to_source(graph)
+    module = to_module(graph, seed=5)
+    (tmp_path / "model.py").write_text(text)
+    (tmp_path / "run.py").write_text(RUN)
+    torch.save(module.state_dict(), tmp_path / "weights.pt")
+    torch.save(inputs, tmp_path / "inputs.pt")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{RUN}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + text
+    for training in (False, True):
+        module.train(training)
+        torch.manual_seed(1)
+        wanted = module(*inputs)
+        found = torch.load(tmp_path / f"out{training}.pt", weights_only=True)
+        if isinstance(wanted, torch.Tensor):
+            assert torch.equal(found, wanted)
+        else:
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    return text
+
+
+def test_a_convolutional_net(maker: Any, tmp_path: Path) -> None:
+    m = maker()
+    x = m.input("x", 2, 3, 8, 8)
+    x = m.layer(nn.Conv2d(3, 8, 3, padding=1), x, path="stem.0")
+    x = m.layer(nn.BatchNorm2d(8), x, path="stem.1")
+    x = m.layer(nn.ReLU(), x, path="stem.2")
+    branches = [m.layer(nn.Conv2d(8, 4, 1), x, path=f"branches.{i}") for i in range(3)]
+    x = m.add("cat", *branches, dim=1)
+    x = m.layer(nn.Dropout(0.3), x, path="blocks.0.drop")
+    x = m.layer(nn.Conv2d(12, 4, 3, bias=False), x, path="blocks.0.conv")
+    x = m.add("flatten", m.add("relu", x), start_dim=1)
+    x = m.layer(nn.Linear(144, 5), x, path="ops.3x3")
+    x = m.add("mul", x, m.parameter("blocks.0.scale", 5))
+    text = check(
+        m.graph(m.add("add", x, m.parameter("shift", 5))), tmp_path, torch.randn(2, 3, 8, 8)
+    )
+    assert "stem = self.stem(x)" in text
+    assert "nn.Conv2d(3, 8, 3, padding=1)," in text
+    assert "ops_3x3 * self.blocks[0].scale" in text
+    assert "self.branches = nn.ModuleList" in text
+    assert "x: float32[2, 3, 8, 8]" in text
+    assert "returns: float32[2, 5]" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+    imports = [line for line in text.splitlines() if line.startswith(("import", "from"))]
+    assert all("torch" in line for line in imports)
+
+
+def test_a_recurrent_net_with_several_outputs(maker: Any, tmp_path: Path) -> None:
+    m = maker()
+    x, y = m.input("x", 5, 2, 3), m.input("y", 5, 2, 3)
+    node = m.layer(nn.LSTM(3, 4, num_layers=2), m.add("add", x, y), path="rnn")
+    attention = m.layer(nn.MultiheadAttention(4, 2), node, node, node, path="mix")
+    outputs = (attention, Ref(node.node, 1), Ref(node.node, 2))
+    graph = m.graph(*outputs, structure=(Result(0), Result(1), Result(2)))
+    text = check(graph, tmp_path, torch.randn(5, 2, 3), torch.randn(5, 2, 3))
+    assert "output 2" in text
+
+
+def test_shared_and_tied_and_frozen(maker: Any, tmp_path: Path) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    layer = nn.Linear(3, 3)
+    x = m.layer(layer, m.layer(layer, x, path="a"), path="a")
+    x = m.layer(nn.BatchNorm1d(3), x, path="norms.first")
+    x = m.layer(nn.Linear(3, 3, bias=False), x, path="b")
+    shape = torch.zeros(3, 3)
+    weights = {"a.weight": shape, "a.bias": torch.zeros(3)}
+    weights |= {
+        f"norms.{name}.{k}": v
+        for name in ("first", "second")
+        for k, v in nn.BatchNorm1d(3).state_dict().items()
+    }
+    weights["b.weight"] = shape
+    ties = {k: k.replace("second", "first") for k in weights if "second" in k}
+    graph = m.graph(
+        x,
+        weights=weights,
+        ties={**ties, "b.weight": "a.weight"},
+        frozen=frozenset({"a.bias"}),
+        modes={"norms.first": False},
+    )
+    check(graph, tmp_path, torch.randn(2, 3))
+    scope: dict[str, Any] = {}
+    exec(to_source(graph), scope)
+    model = scope["Model"]()
+    assert model.b.weight is model.a.weight
+    assert model.norms.second is model.norms.first
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["a.bias"]
+    assert not model.norms.first.training
+
+
+def test_layers_at_the_root_and_constants(maker: Any, tmp_path: Path) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    for i, layer in enumerate((nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))):
+        x = m.layer(layer, x, path=str(i))
+    x = m.add("add", x, m.constant("shift", torch.tensor([0.1, float("inf"), -2.5])))
+    x = m.add("mul", x, m.buffer("scale", torch.tensor([1.5, 2.5, 3.5]), persistent=False))
+    x = m.add("setitem", x, index=(slice(None), 0), value=1.0)
+    text = check(m.graph(x), tmp_path, torch.randn(2, 3))
+    assert "class Model(nn.Sequential):" in text
+
+
+def test_awkward_paths(maker: Any, tmp_path: Path) -> None:
+    m = maker()
+    x = m.input("F", 2, 3)
+    for path in ("a.lambda", "a.1", "a.__hidden", "b.x-y", "c", "c.inner"):
+        x = m.layer(nn.Linear(3, 3), x, path=path)
+    check(m.graph(m.add("gelu", x)), tmp_path, torch.randn(2, 3))
+
+
+Pair = namedtuple("Pair", ["left", "right"])
+
+
+@dataclass
+class Sides:
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+class Named(dict):  # type: ignore[type-arg]
+    pass
+
+
+@pytest.mark.parametrize("target", [Pair, Sides, Named])
+def test_classes_that_forward_returns(maker: Any, target: type) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    fields = FrozenDict((("left", Result(0)), ("right", Result(1))))
+    graph = m.graph(x, m.add("relu", x), structure=(TypeOf(target), fields))
+    x = torch.randn(2, 3)
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(compile(to_source(graph), "model.py", "exec", dont_inherit=True), scope)
+    for model in (scope["Model"](), graph.to_module()):
+        out = model(x)
+        assert type(out).__name__ == target.__name__
+        right = out["right"] if target is Named else out.right
+        assert torch.equal(right, x.relu())
+    assert isinstance(graph.to_module()(x), target)
+
+
+def test_classes_that_forward_takes(maker: Any) -> None:
+    m = maker()
+    left, right = m.input("pair.left", 2, 3), m.input("pair.right", 2, 3)
+    fields = FrozenDict((("left", Result(0)), ("right", Result(1))))
+    forward = InputSpec((("pair", (TypeOf(Pair), fields)),))
+    made = m.graph(m.add("sub", left, right), forward=forward).to_module()
+    assert torch.equal(made(Pair(torch.ones(3), torch.ones(3))), torch.zeros(3))
+
+
+def test_opaque_nodes_are_listed(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    kind = TensorType((2, 3), torch.float32)
+    m.records["odd"] = NodeRecord(
+        "odd", "opaque", (x,), Attrs(reason="reads a number"), (kind,), path="odd", where="n.py:7"
+    )
+    graph = m.graph(Ref("odd"), opaque={"odd": nn.ReLU()})
+    with pytest.raises(GraphError) as caught:
+        to_source(graph)
+    assert "'odd': reads a number" in caught.value.cause
+    assert caught.value.where == "n.py:7"
+
+
+def test_large_constants_are_refused(maker: Any) -> None:
+    m = maker()
+    graph = m.graph(m.add("add", m.input("x", 2, 2000), m.constant("c", torch.zeros(2000))))
+    with pytest.raises(GraphError, match="2000 elements"):
+        to_source(graph)
+
+
+def test_a_class_needs_a_name(maker: Any) -> None:
+    m = maker()
+    graph = m.graph(m.add("relu", m.input("x", 2, 3)))
+    assert "class Best(nn.Module):" in to_source(graph, "Best")
+    with pytest.raises(GraphError, match="name of a class"):
+        to_source(graph, "not a name")

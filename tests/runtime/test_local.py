@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retiarii.errors import FileError, RetiariiError
+from retiarii.experiment import Experiment
+from retiarii.mutators.choice import choice
+from retiarii.result import Result
+from retiarii.runtime.executor import Lost
+from retiarii.runtime.job import Job, JobTrial
+from retiarii.runtime.local import LocalExecutor
+from retiarii.runtime.packing import memory_source
+from retiarii.runtime.progress import Progress
+from retiarii.runtime.source import FileSource, load_space_file
+from retiarii.training.events import Failed, Finished, TrialEvent
+from retiarii.training.function import Function
+
+
+def scores(result: Result) -> list[Any]:
+    return [
+        (t.id, t.state, dict(t.decisions), t.score, t.same_as, t.history) for t in result.trials
+    ]
+
+
+def run(file: Path, **options: Any) -> Result:
+    loaded = load_space_file(file)
+    return Experiment(loaded.space, loaded.evaluator, "random", source=loaded, **options).run()
+
+
+@pytest.fixture
+def executor(space_file: Path) -> Iterator[LocalExecutor]:
+    made = LocalExecutor(FileSource(space_file, load_space_file(space_file).digest), workers=1)
+    yield made
+    made.shutdown()
+
+
+def job(number: int, directory: Path, op: int = 0, width: int = 0) -> Job:
+    raws = (("op", op), ("width", width))
+    return Job((JobTrial(number, number, 0, raws, directory / str(number)),), 0)
+
+
+def collect(executor: LocalExecutor, count: int = 1) -> list[TrialEvent]:
+    """Everything up to the ``count``-th end of a trial."""
+    events: list[TrialEvent] = []
+    deadline = time.monotonic() + 60
+    while sum(isinstance(e, Finished | Failed | Lost) for e in events) < count:
+        assert time.monotonic() < deadline, events
+        executor.poll(1.0, events.append)
+    return events
+
+
+def test_killed_workers_change_nothing(tmp_path: Path, space_file: Path) -> None:
+    """Both workers are killed in the middle of a trial, one after the other."""
+    undisturbed = run(space_file, trials=6, workers=2)
+    log = space_file.parent / "epochs.log"
+    log.unlink()
+    kills = {(1, 2), (4, 3)}
+
+    def kill(progress: Progress) -> None:
+        if progress.trial is not None and (progress.trial.id, progress.step) in kills:
+            kills.discard((progress.trial.id, progress.step or 0))
+            lines = [line.split() for line in log.read_text().splitlines()]
+            (*_, pid) = next(line for line in reversed(lines) if line[0] == str(progress.trial.id))
+            os.kill(int(pid), signal.SIGKILL)
+
+    options = {"trials": 6, "workers": 2, "executor": "local", "progress": kill}
+    result = run(space_file, directory=tmp_path / "search", **options)
+    assert not kills
+    assert scores(result) == scores(undisturbed)
+    ran = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    pids = {number: {pid for n, _, pid in ran if n == number} for number in range(6)}
+    assert len(pids[1]) == len(pids[4]) == 2
+    assert len({pid for each in pids.values() for pid in each}) >= 3
+    # It went on from its checkpoint: at most the epoch in which it was killed ran twice.
+    for number in (1, 4):
+        epochs = [epoch for n, epoch, _ in ran if n == number]
+        assert epochs == sorted(epochs)
+        assert len(epochs) <= 5
+
+
+def test_a_trial_that_kills_its_workers_fails(tmp_path: Path, executor: LocalExecutor) -> None:
+    space_file = executor._source.path  # type: ignore[union-attr]
+    text = space_file.read_text()
+    space_file.write_text(
+        text.replace("        trial.start()", "        trial.start(); self.die(trial)").replace(
+            "    def describe",
+            "    def die(self, trial):\n"
+            "        if trial.number == 1:\n"
+            "            os.kill(os.getpid(), 9)\n\n"
+            "    def describe",
+        )
+    )
+    result = run(space_file, trials=3, executor="local", retries=1)
+    assert [t.state for t in result.trials] == ["complete", "failed", "complete"]
+    error = str(result.trials[1].error)
+    assert "was killed by SIGKILL" in error
+    assert "tried 2 times" in error
+
+
+def test_executor_by_itself(tmp_path: Path, executor: LocalExecutor) -> None:
+    executor.submit(job(0, tmp_path))
+    executor.submit(job(1, tmp_path, width=1))
+    events = collect(executor, 2)
+    assert [type(e).__name__ for e in events if e.number == 0] == [
+        "Started", *["Reported"] * 4, "Finished"
+    ]  # fmt: skip
+    assert {e.number for e in events} == {0, 1}
+    # A job whose answers are not those of the space fails, and the worker goes on.
+    executor.submit(Job((JobTrial(2, 0, 0, (("nonsense", 0),), tmp_path / "2"),), 0))
+    (failed,) = collect(executor)
+    assert isinstance(failed, Failed)
+    assert "nonsense" in failed.message
+    # An idle worker dies: nothing is lost, and there is another for the next job.
+    (worker,) = executor._workers
+    os.kill(worker.process.pid or 0, signal.SIGKILL)
+    worker.process.join()
+    executor.submit(job(3, tmp_path, width=2))
+    events = collect(executor)
+    if isinstance(events[-1], Lost):  # handed out before the death was seen
+        executor.submit(job(3, tmp_path, width=2))
+        events = collect(executor)
+    assert isinstance(events[-1], Finished)
+    processes = [w.process for w in executor._workers]
+    pids = [p.pid for p in processes]
+    executor.shutdown()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid or 0, 0)
+
+
+def test_errors_of_the_file_come_back(tmp_path: Path, executor: LocalExecutor) -> None:
+    space_file = executor._source.path  # type: ignore[union-attr]
+    space_file.write_text(space_file.read_text().replace("EPOCHS = 4", "EPOCHS = 5"))
+    executor.submit(job(0, tmp_path))
+    with pytest.raises(RetiariiError, match="changed while the search") as caught:
+        collect(executor)
+    assert caught.value.where == str(space_file)
+    with pytest.raises(FileError):
+        executor._source.load()  # type: ignore[union-attr]
+
+
+def test_space_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scoring.py").write_text("def score(trial):\n    return trial.decisions['a'] / 8\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    score = importlib.import_module("scoring").score
+    evaluator = Function(score, hyperparameters={"a": choice([1, 2, 3], "a")})
+    results = [
+        Experiment(None, evaluator, "grid", 3, executor=name, workers=1).run()  # type: ignore[arg-type]
+        for name in ("inline", "local")
+    ]
+    assert scores(results[0]) == scores(results[1])
+    assert [t.score for t in results[1].trials] == [1 / 8, 2 / 8, 3 / 8]
+
+
+def test_what_cannot_be_sent() -> None:
+    evaluator = Function(lambda trial: 1.0, hyperparameters={"a": choice([1, 2], "a")})
+    with pytest.raises(RetiariiError, match="cannot be sent to worker processes") as caught:
+        memory_source(None, evaluator)
+    assert "lambdas" in str(caught.value)
+    with pytest.raises(RetiariiError, match="cannot be sent"):
+        Experiment(None, evaluator, executor="local").run()
+
+
+def test_what_a_worker_cannot_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        (tmp_path / "gone.py").write_text("def score(trial):\n    return 1.0\n")
+        patched.syspath_prepend(tmp_path)
+        score = importlib.import_module("gone").score
+    evaluator = Function(score, hyperparameters={"a": choice([1, 2], "a")})
+    with pytest.raises(RetiariiError, match="could not load the space: ModuleNotFoundError"):
+        Experiment(None, evaluator, executor="local").run()

@@ -1,0 +1,443 @@
+"""The command line as a user meets it: run, resume, show, inspect, export."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from retiarii import Graph, __version__
+from retiarii.cli import app
+from retiarii.commands.common import command_line, seconds_text
+from retiarii.commands.progress import watching
+from retiarii.commands.run import default_directory
+from retiarii.runtime.progress import Progress
+
+SpaceFile = Callable[..., Path]
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def succeed(*words: str | Path) -> Result:
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture
+def searched(space_file: SpaceFile, tmp_path: Path) -> Path:
+    """The directory of a finished search over four widths, scored by their number."""
+    succeed("run", space_file("lookup"), "--out", tmp_path / "out", "--strategy", "grid")
+    return tmp_path / "out"
+
+
+# --- run -------------------------------------------------------------------------------------
+
+
+def test_run_ends_with_the_best_and_the_next_command(space_file: SpaceFile, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = succeed("run", space_file("lookup"), "--out", out, "--strategy", "grid")
+    assert "best: trial 3, score 16" in result.stdout
+    assert re.search(r"Widen/0/width +16", result.stdout)
+    assert "the space is used up" in result.stdout
+    assert f"retiarii export {out} --to best" in result.stdout
+    assert "4/64  trial 3: score 16" in result.stderr
+
+
+def test_run_again_changes_nothing_and_more_trials_extend(
+    space_file: SpaceFile, tmp_path: Path
+) -> None:
+    words = ("run", space_file("lookup"), "--out", tmp_path / "out", "--strategy", "random")
+    succeed(*words, "--trials", "2")
+    before = json.loads(succeed("show", tmp_path / "out", "--json").stdout)
+    again = succeed(*words, "--trials", "2")
+    assert "resuming: 2 of 2 trials are done" in again.stderr
+    assert json.loads(succeed("show", tmp_path / "out", "--json").stdout) == before
+    succeed(*words, "--trials", "4")
+    after = json.loads(succeed("show", tmp_path / "out", "--json").stdout)
+    assert after["trials"][:2] == before["trials"]
+    assert len(after["trials"]) == 4
+
+
+def test_run_with_json_prints_json_alone(space_file: SpaceFile, tmp_path: Path) -> None:
+    result = succeed(
+        "run", space_file("lookup"), "--out", tmp_path / "o", "--trials", "2", "--json"
+    )
+    assert json.loads(result.stdout) == json.loads(succeed("show", tmp_path / "o", "--json").stdout)
+    assert "1/2" in result.stderr
+
+
+def test_failures_are_told_and_the_search_goes_on(space_file: SpaceFile, tmp_path: Path) -> None:
+    file = space_file(
+        "lookup",
+        (
+            "    return float(",
+            '    assert trial.decisions["Widen/0/width"] > 2, "too thin"\n    return float(',
+        ),
+    )
+    result = succeed("run", file, "--out", tmp_path / "out", "--strategy", "grid", "--retries", "0")
+    assert "trial 0 failed: AssertionError: too thin" in result.stderr
+    assert "1 failed" in result.stdout
+    shown = succeed("show", tmp_path / "out", "--trial", "0").stdout
+    assert "too thin" in shown
+    assert "Traceback" in shown
+    assert "space.py" in shown
+
+
+def test_no_complete_trial_is_code_1(space_file: SpaceFile, tmp_path: Path) -> None:
+    file = space_file(
+        "lookup", ("    return float(", '    raise KeyError("gone")\n    return float(')
+    )
+    result = invoke("run", file, "--out", tmp_path / "out", "--trials", "2", "--retries", "0")
+    assert result.exit_code == 1
+    assert "no trial is complete" in result.stderr
+    assert "gone" in result.stderr
+    assert "retiarii show" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    space_file: SpaceFile, tmp_path: Path
+) -> None:
+    stop = (
+        "    return float(",
+        '    import os\n    if trial.number == 2 and not os.environ.get("GO_ON"):\n'
+        "        raise KeyboardInterrupt\n    return float(",
+    )
+    file, out = space_file("lookup", stop), tmp_path / "out"
+    words = ("run", file, "--out", out, "--strategy", "grid", "--seed", "5")
+    result = invoke(*words)
+    assert result.exit_code == 130
+    assert "the 2 finished trials are kept" in result.stderr
+    assert f"to go on: retiarii run {file} --out {out} --strategy grid --seed 5" in result.stderr
+    result = CliRunner().invoke(app, [str(w) for w in words], env={"GO_ON": "1"})
+    assert result.exit_code == 0, result.output
+    assert "resuming: 2 of 64" in result.stderr
+    assert "best: trial 3, score 16" in result.stdout
+
+
+def test_workers_run_in_processes(space_file: SpaceFile, tmp_path: Path) -> None:
+    file = space_file(
+        "lookup", ("    return float(", "    import os\n    print(os.getpid())\n    return float(")
+    )
+    result = succeed("run", file, "--out", tmp_path / "out", "--workers", "2", "--trials", "3")
+    assert str(os.getpid()) not in result.output
+    assert "best: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "directory"),
+    [("nets/space.py", "runs/nets"), ("nets/wide.py", "runs/wide")],
+)
+def test_default_directory(file: str, directory: str) -> None:
+    assert default_directory(Path(file)) == Path(directory)
+
+
+# --- progress --------------------------------------------------------------------------------
+
+
+def trial(number: int, state: str, score: float | None, **more: object) -> SimpleNamespace:
+    fields = {"same_as": None, "error": None}
+    return SimpleNamespace(id=number, state=state, score=score, **{**fields, **more})
+
+
+def progress(kind: str, done: int, **more: object) -> Progress:
+    fields = {"total": 10, "resumed": 2, "skipped": 0, "seconds": 4.0}
+    return Progress(**{"kind": kind, "done": done, **fields, **more})  # type: ignore[arg-type]
+
+
+def test_plain_lines_say_best_rate_time_left_and_counts() -> None:
+    text = io.StringIO()
+    with watching("accuracy", Console(file=text, width=40)) as watch:
+        watch(progress("begin", 2, best=(1, 0.5)))
+        watch(
+            progress("trial", 3, best=(1, 0.5), trial=trial(2, "failed", None, error="Boom\n at"))
+        )
+        watch(progress("trial", 4, best=(3, 0.75), skipped=1, trial=trial(3, "complete", 0.75)))
+        watch(progress("trial", 6, best=(4, 0.8), trial=trial(4, "complete", 0.8, same_as=3)))
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "resuming: 2 of 10 trials are done"
+    assert lines[1] == "trial 2 failed: Boom"
+    assert lines[2] == (
+        "4/10  trial 3: accuracy 0.75  [best accuracy 0.75 (trial 3), 0.5/s, 12 s left, "
+        "2 kept, 1 infeasible, 1 failed]"
+    )
+    assert "trial 4: accuracy 0.8 (the same as trial 3)" in lines[3]
+    assert "1 reused" in lines[3]
+
+
+def test_a_thousand_failures_are_not_a_thousand_lines() -> None:
+    text = io.StringIO()
+    with watching("score", Console(file=text, width=200)) as watch:
+        for number in range(1000):
+            watch(progress("trial", number, trial=trial(number, "failed", None, error="Boom")))
+    lines = [line for line in text.getvalue().splitlines() if "only counted" not in line]
+    assert len(lines) < 10
+
+
+def test_bar_on_a_terminal_leaves_only_failures_behind() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=150, force_terminal=True, legacy_windows=False)
+    with watching("accuracy", console) as watch:
+        watch(progress("begin", 2))
+        watch(
+            progress("step", 2, trial=trial(2, "running", None), step=3, metrics={"accuracy": 0.7})
+        )
+        while "trial 2: step 3, 0.7" not in text.getvalue():  # drawn by a thread, ten a second
+            time.sleep(0.01)
+        watch(progress("trial", 3, trial=trial(2, "failed", None, error="[Boom]")))
+    assert "trial 2 failed: [Boom]" in text.getvalue()
+
+
+# --- show ------------------------------------------------------------------------------------
+
+
+def test_show_json_has_the_promised_shape(searched: Path) -> None:
+    shown = json.loads(succeed("show", searched, "--json").stdout)
+    assert list(shown) == ["space", "strategy", "metric", "trials", "best"]
+    assert (shown["strategy"], shown["metric"]) == ("grid", "score")
+    assert shown["space"].endswith("space.py")
+    assert len(shown["trials"]) == 4
+    for each in shown["trials"]:
+        assert list(each)[:7] == [
+            "id",
+            "state",
+            "decisions",
+            "score",
+            "metrics",
+            "seconds",
+            "error",
+        ]
+        assert each["state"] == "complete"
+        assert each["score"] == each["decisions"]["Widen/0/width"] == each["metrics"]["score"]
+    assert shown["best"] == shown["trials"][3]
+
+
+def test_show_csv(searched: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(succeed("show", searched, "--csv").stdout)))
+    assert [row["decisions.Widen/0/width"] for row in rows] == ["2", "4", "8", "16"]
+    assert [float(row["metrics.score"]) for row in rows] == [2, 4, 8, 16]
+    assert {row["state"] for row in rows} == {"complete"}
+
+
+def test_show_table_is_best_first(searched: Path) -> None:
+    lines = succeed("show", searched).stdout.splitlines()
+    assert [line.split()[:3] for line in lines[1:5]] == [
+        ["3", "16", "complete"],
+        ["2", "8", "complete"],
+        ["1", "4", "complete"],
+        ["0", "2", "complete"],
+    ]
+    assert "Widen/0/width=16" in lines[1]
+    assert "4 trials: 4 complete" in lines[5]
+    assert "and 2 more" in succeed("show", searched, "--top", "2").stdout
+
+
+def test_show_one_trial(searched: Path) -> None:
+    shown = succeed("show", searched, "--trial", "2").stdout
+    assert "trial 2: complete" in shown
+    assert "Widen/0/width = 8" in shown
+    assert "step 1: half 4" in shown
+    as_json = json.loads(succeed("show", searched, "--trial", "2", "--json").stdout)
+    assert as_json["history"] == [{"step": 1, "half": 4.0}]
+
+
+# --- inspect ---------------------------------------------------------------------------------
+
+
+def test_inspect_says_size_choices_and_base_model(space_file: SpaceFile) -> None:
+    shown = succeed("inspect", space_file("lookup")).stdout
+    assert "4 models" in shown
+    assert "Widen/0/width  2, 4, 8, 16" in shown
+    assert re.search(r"parameters +26\b", shown)  # 3 * 4 + 4 + 4 * 2 + 2
+    assert "float32[2, 3]" in shown
+    assert "opaque" not in shown
+
+
+def test_inspect_json(space_file: SpaceFile) -> None:
+    file = space_file(
+        "lookup",
+        ("rt.Function(score)", 'rt.Function(score, hyperparameters={"x": rt.uniform(0, 2)})'),
+    )
+    shown = json.loads(succeed("inspect", file, "--seed", "1", "--json").stdout)
+    assert (shown["models"], shown["exact"]) == (4, True)
+    assert shown["choices"]["Widen/0/width"] == {"size": 4, "options": [2, 4, 8, 16]}
+    assert shown["choices"]["x"] == {"low": 0, "high": 2, "log": False}
+    width = shown["decisions"]["Widen/0/width"]
+    assert shown["graph"]["parameters"] == 3 * width + width + width * 2 + 2
+
+
+def test_inspect_text_reads_back(space_file: SpaceFile) -> None:
+    file = space_file("lookup")
+    base = succeed("inspect", file, "--text").stdout
+    assert str(Graph.from_text(base)) == base
+    sampled = {succeed("inspect", file, "--text", "--seed", str(seed)).stdout for seed in range(6)}
+    assert len(sampled) > 1
+    assert all(str(Graph.from_text(text)) == text for text in sampled)
+
+
+def test_inspect_draws(space_file: SpaceFile, tmp_path: Path) -> None:
+    shown = succeed("inspect", space_file("lookup"), "--svg", tmp_path / "net.svg").stdout
+    assert str(tmp_path / "net.svg") in shown
+    assert (tmp_path / "net.svg").read_text().startswith("<svg")
+
+
+def test_inspect_says_why_decisions_are_infeasible(space_file: SpaceFile) -> None:
+    file = space_file(
+        "lookup",
+        (
+            "        graph.update(",
+            '        if self.choice([0, 1], label="bad"):\n'
+            '            raise rt.InfeasibleError("never together")\n        graph.update(',
+        ),
+    )
+    shown = succeed("inspect", file).stdout
+    assert "4 models" in shown
+    assert "infeasible: " in shown
+    assert "never together" in shown
+
+
+def test_inspect_shows_opaque_parts_with_reasons(space_file: SpaceFile) -> None:
+    file = space_file(
+        "lookup",
+        (
+            "class Widen",
+            "class Odd(nn.Module):\n    def forward(self, x):\n"
+            "        return torch.from_numpy(x.detach().numpy() + 1)\n\n\nclass Widen",
+        ),
+        ("nn.ReLU(), nn.Linear", "Odd(), nn.Linear"),
+    )
+    shown = succeed("inspect", file).stdout
+    assert re.search(r"opaque.*\n  1: ", shown)
+    assert (
+        json.loads(succeed("inspect", file, "--json").stdout)["graph"]["opaque"][0]["node"] == "1"
+    )
+
+
+def test_inspect_counts_with_a_bound_in_time(space_file: SpaceFile) -> None:
+    file = space_file(
+        "lookup",
+        (
+            "evaluator = ",
+            "def make():\n    for i in range(20):\n"
+            '        rt.choice([1, 2, 3, 4], label=f"c{i}")\n    return nn.Linear(3, 2)\n\n\n'
+            "space = rt.ModelSpace(make, example_inputs=torch.zeros(2, 3))\nevaluator = ",
+        ),
+    )
+    shown = json.loads(succeed("inspect", file, "--seconds", "0.5", "--json").stdout)
+    assert shown["exact"] is False
+    assert 0 < shown["models"] < 4**20
+    assert len(shown["choices"]) == 20
+
+
+# --- export ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(space_file: SpaceFile, tmp_path: Path) -> Path:
+    succeed("run", space_file("trained"), "--out", tmp_path / "out", "--strategy", "grid")
+    return tmp_path / "out"
+
+
+def test_export_runs_without_retiarii(trained: Path, tmp_path: Path) -> None:
+    best = tmp_path / "best"
+    result = succeed("export", trained, "--to", best)
+    assert "usage.py" in result.stdout
+    assert sorted(p.name for p in best.iterdir()) == [
+        "decisions.json",
+        "model.py",
+        "usage.py",
+        "weights.safetensors",
+    ]
+    # -I keeps the working copy and PYTHONPATH out; the finder refuses an installed retiarii.
+    script = (
+        "import runpy, sys\nsys.modules['retiarii'] = None\n"
+        f"sys.path.insert(0, {str(best)!r})\nrunpy.run_path({str(best / 'usage.py')!r})\n"
+        "assert not [m for m in sys.modules if m.startswith('retiarii.')]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tensor(")
+
+
+def test_exported_decisions_and_choice_of_trial(trained: Path, tmp_path: Path) -> None:
+    shown = json.loads(succeed("show", trained, "--json").stdout)
+    for each in shown["trials"]:
+        out = tmp_path / f"trial{each['id']}"
+        succeed("export", trained, "--trial", str(each["id"]), "--to", out)
+        written = json.loads((out / "decisions.json").read_text())
+        assert written["decisions"] == each["decisions"]
+        assert (written["metric"], written["score"]) == ("accuracy", each["score"])
+        assert written["metrics"] == each["metrics"]
+        assert written["weights"] == "trained"
+        assert (
+            f"nn.Linear(3, {each['decisions']['Widen/0/width']})" in (out / "model.py").read_text()
+        )
+
+
+def test_export_with_force_keeps_other_files(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "best"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "model.py").write_text("old")
+    succeed("export", trained, "--to", out, "--force")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert "class Model" in (out / "model.py").read_text()
+
+
+def test_export_of_a_function_says_that_weights_are_initial(searched: Path, tmp_path: Path) -> None:
+    result = succeed("export", searched, "--to", tmp_path / "best")
+    assert "initial" in result.stdout
+    assert json.loads((tmp_path / "best" / "decisions.json").read_text())["weights"] == "initial"
+
+
+def test_export_finds_a_space_that_was_moved(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.py").rename(tmp_path / "moved.py")
+    succeed("export", trained, "--to", tmp_path / "best", "--space", tmp_path / "moved.py")
+
+
+# --- small things ----------------------------------------------------------------------------
+
+
+def test_version_and_no_arguments() -> None:
+    assert succeed("--version").stdout == f"retiarii {__version__}\n"
+    assert "inspect" in invoke().output
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "0.2 s"), (42.3, "42 s"), (600.0, "10 min"), (9000.0, "2.5 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+def test_next_command_is_one_that_the_shell_finds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "bin" / "retiarii"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(program), "run"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command_line("show", "my runs") == "bin/retiarii show 'my runs'"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command_line("show", "x") == "retiarii show x"
