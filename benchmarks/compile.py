@@ -109,7 +109,10 @@ class OneOfFour(rt.Mutator):
 def wide() -> rt.ModelSpace:
     body = [nn.Identity() for _ in range(20)]
     net = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 16, 3, padding=1),
+        *body,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(16, 10),
     )
     space = rt.ModelSpace(net, torch.zeros(2, 3, 16, 16))
@@ -183,7 +186,10 @@ def main() -> None:
                 space.sample(i).canonical_hash()
         pstats.Stats(profile).sort_stats("tottime").print_stats(20)
     if options.json:
-        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine = {
+            "machine": platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+        }
         options.json.write_text(json.dumps({**machine, "figures": figures}, indent=2) + "\n")
 
 

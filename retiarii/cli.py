@@ -1,4 +1,4 @@
-"""The command line: ``retiarii run | show | export | inspect``.
+"""The command line: ``retiarii run | show | export | inspect | bench``.
 
 Commands import what they need when they run, so that help answers at once and without torch.
 """
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from retiarii import __version__
+from retiarii.commands.bench import PASSES_ON, bench
 from retiarii.commands.export import export
 from retiarii.commands.inspect import inspect
 from retiarii.commands.run import run
@@ -27,6 +28,7 @@ app.command()(run)
 app.command()(show)
 app.command()(export)
 app.command()(inspect)
+app.command(context_settings=PASSES_ON)(bench)
 
 
 def _print_version(wanted: bool) -> None:

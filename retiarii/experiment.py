@@ -20,7 +20,8 @@ from retiarii.runtime.place import make_directory
 from retiarii.runtime.progress import Watcher
 from retiarii.runtime.source import FileSource, Loaded
 from retiarii.runtime.store import Store
-from retiarii.space import ModelSpace, SearchSpace
+from retiarii.search_space import SearchSpace
+from retiarii.space import ModelSpace
 from retiarii.strategies.base import Strategy
 from retiarii.strategies.registry import make_strategy
 from retiarii.training.evaluator import Evaluator

@@ -29,7 +29,7 @@ from retiarii.strategies.base import Strategy
 from retiarii.training.events import Failed, Finished, Reported, Started, TrialEvent
 
 if TYPE_CHECKING:
-    from retiarii.space import Point
+    from retiarii.search_space import Point
 
 Ended = Literal["trials", "exhausted", "interrupted"]
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 _FILES = ("model.py", "weights.safetensors", "decisions.json", "usage.py")
 # Names that usage.py uses itself.
-_TAKEN = frozenset({"Model", "Path", "here", "load_file", "model", "output", "torch"})
+_TAKEN = frozenset(
+    {"Model", "Path", "SimpleNamespace", "here", "load_file", "model", "output", "torch"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,7 @@ def export(trial: TrialResult, out: Path, *, metric: str, force: bool = False) -
 def usage(graph: Graph) -> str:
     """A script that loads the exported model and runs it on inputs of the right shapes."""
     names = _input_names(graph)
-    imported = {"Model": None}
-    arguments = _arguments(graph, names, imported)
+    arguments = _arguments(graph, names)
     made = [
         f"{name} = {_example_text(node.types[0])}"
         for name, node in zip(names, graph.inputs, strict=True)
@@ -103,11 +105,12 @@ def usage(graph: Graph) -> str:
             '"""Loads the exported model and runs it once. It needs torch and safetensors only."""',
             "",
             "from pathlib import Path",
+            *(["from types import SimpleNamespace"] if "SimpleNamespace(" in arguments else []),
             "",
             "import torch",
             "from safetensors.torch import load_file",
             "",
-            f"from model import {', '.join(imported)}",
+            "from model import Model",
             "",
             "here = Path(__file__).parent",
             "model = Model()",
@@ -139,15 +142,15 @@ def _input_names(graph: Graph) -> list[str]:
     return names
 
 
-def _arguments(graph: Graph, names: list[str], imported: dict[str, None]) -> str:
+def _arguments(graph: Graph, names: list[str]) -> str:
     """The call's arguments; parameters that the model does not read have defaults."""
     spec = graph.context.forward
     positional = [(n, s) for n, s in spec.params if n not in spec.keyword_only]
     while positional and not _reads(positional[-1][1]):
         positional.pop()
-    parts = [_value_text(structure, names, imported) for _, structure in positional]
+    parts = [_value_text(structure, names) for _, structure in positional]
     parts += [
-        f"{name}={_value_text(structure, names, imported)}"
+        f"{name}={_value_text(structure, names)}"
         for name, structure in spec.params
         if name in spec.keyword_only and _reads(structure)
     ]
@@ -158,9 +161,9 @@ def _reads(structure: Any) -> bool:
     return any(isinstance(leaf, Result) for leaf in leaves(structure))
 
 
-def _value_text(value: Any, names: list[str], imported: dict[str, None]) -> str:
+def _value_text(value: Any, names: list[str]) -> str:
     def text(inner: Any) -> str:
-        return _value_text(inner, names, imported)
+        return _value_text(inner, names)
 
     if isinstance(value, Result):
         return names[value.index]
@@ -169,11 +172,10 @@ def _value_text(value: Any, names: list[str], imported: dict[str, None]) -> str:
     if isinstance(value, FrozenList):
         return "[" + ", ".join(map(text, value)) + "]"
     if type(value) is tuple and len(value) == 2 and isinstance(value[0], TypeOf):
-        kind = value[0].target
-        imported.setdefault(kind.__name__)
-        if issubclass(kind, Mapping):
-            return f"{kind.__name__}({text(FrozenDict(value[1]))})"
-        return f"{kind.__name__}({', '.join(f'{k}={text(v)}' for k, v in value[1])})"
+        # model.py reads its items or attributes, whatever class it is of.
+        if issubclass(value[0].target, Mapping):
+            return text(FrozenDict(value[1]))
+        return f"SimpleNamespace({', '.join(f'{k}={text(v)}' for k, v in value[1])})"
     if isinstance(value, tuple):
         return f"({', '.join(map(text, value))}{',' if len(value) == 1 else ''})"
     return repr(value)
@@ -200,16 +202,18 @@ def _check(
     """
     names: dict[str, Any] = {"__name__": "model"}
     exec(compile(source, "model.py", "exec"), names)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    call = _arguments(graph, [f"inputs[{i}]" for i in range(len(graph.inputs))])
+
+    def outputs(each: nn.Module) -> list[torch.Tensor]:
+        torch.manual_seed(0)  # for the inputs, and for a forward that draws numbers
+        inputs = [_example(node.types[0]) for node in graph.inputs]
+        known = {"SimpleNamespace": SimpleNamespace, "inputs": inputs, "model": each.eval()}
+        return _tensors(eval(f"model({call})", known))
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         twin: nn.Module = names["Model"]()
         twin.load_state_dict(dict(weights))
-        inputs = [_example(node.types[0]) for node in graph.inputs]
-        call = _arguments(graph, [f"inputs[{i}]" for i in range(len(inputs))], {})
-        got, wanted = (
-            _tensors(eval(f"model({call})", {**names, "model": each.eval(), "inputs": inputs}))
-            for each in (twin, model)
-        )
+        got, wanted = outputs(twin), outputs(model)
     for a, b in zip(got, wanted, strict=True):
         if not torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True):
             raise RetiariiError(
@@ -219,7 +223,6 @@ def _check(
             )
 
 
-@torch.no_grad()
 def _example(kind: TensorType) -> torch.Tensor:
     if kind.dtype.is_floating_point:
         return torch.rand(kind.shape, dtype=kind.dtype)

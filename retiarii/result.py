@@ -21,7 +21,8 @@ from retiarii.runtime.store import Store, TrialRow
 if TYPE_CHECKING:
     from torch import nn
 
-    from retiarii.space import Candidate, Point, SearchSpace
+    from retiarii.search_space import Point, SearchSpace
+    from retiarii.space import Candidate
 
 Steps = Callable[[int], list[tuple[int, dict[str, Any]]]]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,17 +19,15 @@ from retiarii.mutators.choice import (
     Categorical,
     Chooser,
     Decision,
-    Description,
     Domain,
     FrozenRecorder,
-    Integer,
     Raw,
-    Real,
     Recorder,
     recording,
     show,
 )
 from retiarii.mutators.count import count_ways
+from retiarii.mutators.draw import uniform_chooser
 from retiarii.mutators.layers import Placeholder
 from retiarii.mutators.mutator import Mutator
 from retiarii.mutators.steps import Applied, Plan, check_targets
@@ -62,37 +58,6 @@ class Candidate:
     def canonical_hash(self) -> str:
         """See `Graph.canonical_hash`."""
         return self.graph.canonical_hash()
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One point of a search: decisions on the model and on hyper-parameters.
-
-    Attributes:
-        decisions: in the order asked; the model's first.
-        candidate: the model; ``None`` where only hyper-parameters are searched.
-        hyperparameters: label -> value.
-    """
-
-    decisions: tuple[Decision, ...]
-    candidate: Candidate | None
-    hyperparameters: Mapping[str, Any]
-
-    @property
-    def raws(self) -> tuple[tuple[str, Raw], ...]:
-        """(label, raw answer) of each decision: what the store keeps."""
-        return tuple((d.label, d.raw) for d in self.decisions)
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """label -> value, of model and hyper-parameters."""
-        return {d.label: d.value for d in self.decisions}
-
-    def key(self) -> str:
-        """Equal for points that train the same thing: canonical graph and hyper-parameters."""
-        graph = "" if self.candidate is None else self.candidate.graph.canonical_hash()
-        chosen = [f"{label}={show(value)}" for label, value in sorted(self.hyperparameters.items())]
-        return hashlib.blake2b("\n".join([graph, *chosen]).encode(), digest_size=16).hexdigest()
 
 
 class ModelSpace:
@@ -357,105 +322,7 @@ class ModelSpace:
         return module
 
 
-class SearchSpace:
-    """A model space together with an evaluator's hyper-parameters: what a strategy searches.
-
-    Args:
-        model: the models; ``None`` where there are only hyper-parameters.
-        hyperparameters: label -> description.
-
-    Raises:
-        SpaceError: nothing at all to search.
-    """
-
-    def __init__(
-        self, model: ModelSpace | None, hyperparameters: Mapping[str, Description] | None = None
-    ) -> None:
-        self.model = model
-        self.hyperparameters = MappingProxyType(dict(hyperparameters or {}))
-        if model is None and not self.hyperparameters:
-            raise SpaceError(
-                "nothing to search: no model space, and no hyper-parameter is a choice",
-                fix="give a ModelSpace, or choices such as lr=rt.loguniform(1e-4, 1e-1)",
-            )
-
-    def replay(self, chooser: Chooser) -> Point:
-        """The point that follows when ``chooser`` answers.
-
-        Raises:
-            InfeasibleError: the decisions lead to no model; ``error.decisions`` has them.
-        """
-        return self._replay(Recorder(chooser))
-
-    def freeze(self, decisions: Mapping[str, Any]) -> Point:
-        """The point of these decisions (label -> value); errors as in `ModelSpace.freeze`."""
-        recorder = FrozenRecorder(decisions)
-        point = self._replay(recorder)
-        recorder.check_all_asked()
-        return point
-
-    def _replay(self, recorder: Recorder) -> Point:
-        candidate = None
-        try:
-            if self.model is not None:
-                candidate, _ = self.model._replay(recorder)
-        except InfeasibleError as error:
-            error.decisions = recorder.decisions
-            raise
-        chosen = {
-            label: recorder.ask(label, description)
-            for label, description in self.hyperparameters.items()
-        }
-        return Point(recorder.decisions, candidate, MappingProxyType(chosen))
-
-    def count(self) -> int | None:
-        """The number of points; ``None`` where a choice is continuous."""
-        total = 1
-        for description in self.hyperparameters.values():
-            match description.domain:
-                case Categorical(n):
-                    total *= n
-                case Integer(low, high):
-                    total *= high - low + 1
-                case Real():
-                    return None
-        try:
-            return total if self.model is None else total * self.model.count()
-        except SpaceError:
-            return None
-
-    def describe(self) -> dict[str, Any]:
-        """As `ModelSpace.describe`, with the hyper-parameters."""
-        return {
-            "model": None if self.model is None else self.model.describe(),
-            "hyperparameters": {k: repr(d) for k, d in self.hyperparameters.items()},
-        }
-
-
-def uniform_chooser(seed: int) -> Chooser:
-    """Answers uniformly (in the logarithm, for log ranges), determined by ``seed``."""
-    import math
-
-    rng = random.Random(seed)
-
-    def choose(label: str, domain: Domain) -> Raw:
-        match domain:
-            case Categorical(n):
-                return rng.randrange(n)
-            case Integer(low, high, log):
-                if not log:
-                    return rng.randint(low, high)
-                drawn = math.exp(rng.uniform(math.log(low), math.log(high + 1)))
-                return min(high, max(low, int(drawn)))
-            case Real(low, high, log):
-                if log:
-                    return min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
-                return rng.uniform(low, high)
-
-    return choose
-
-
-def _first(label: str, domain: Domain) -> Raw:
+def _first(_label: str, domain: Domain) -> Raw:
     return 0 if isinstance(domain, Categorical) else domain.low
 
 

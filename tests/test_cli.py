@@ -122,7 +122,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     words = ("run", file, "--out", out, "--strategy", "grid", "--seed", "5")
     result = invoke(*words)
     assert result.exit_code == 130
-    assert "the 2 finished trials are kept" in result.stderr
+    assert f"2 of 64 trials are finished, and kept in {out}" in result.stderr
     assert f"to go on: retiarii run {file} --out {out} --strategy grid --seed 5" in result.stderr
     result = CliRunner().invoke(app, [str(w) for w in words], env={"GO_ON": "1"})
     assert result.exit_code == 0, result.output
@@ -173,7 +173,7 @@ def test_plain_lines_say_best_rate_time_left_and_counts() -> None:
     assert lines[0] == "resuming: 2 of 10 trials are done"
     assert lines[1] == "trial 2 failed: Boom"
     assert lines[2] == (
-        "4/10  trial 3: accuracy 0.75  [best accuracy 0.75 (trial 3), 0.5/s, 12 s left, "
+        "4/10  trial 3: accuracy 0.75  [best accuracy 0.75 (trial 3), 30/min, 12 s left, "
         "2 kept, 1 infeasible, 1 failed]"
     )
     assert "trial 4: accuracy 0.8 (the same as trial 3)" in lines[3]
@@ -410,6 +410,23 @@ def test_export_of_a_function_says_that_weights_are_initial(searched: Path, tmp_
 def test_export_finds_a_space_that_was_moved(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "space.py").rename(tmp_path / "moved.py")
     succeed("export", trained, "--to", tmp_path / "best", "--space", tmp_path / "moved.py")
+
+
+# --- bench -----------------------------------------------------------------------------------
+
+
+def test_bench_lists_and_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "compile" in succeed("bench").stdout
+    (tmp_path / "echo.py").write_text(
+        '"""Says it again.\n\nAnd more."""\nraise SystemExit(len(__import__("sys").argv))'
+    )
+    monkeypatch.setattr("retiarii.commands.bench._folder", lambda: tmp_path)
+    assert succeed("bench").stdout == "echo  Says it again.\n"
+    assert invoke("bench", "echo", "--seconds", "3").exit_code == 3
+    wrong = invoke("bench", "ehco")
+    assert (wrong.exit_code, "nearest: 'echo'" in wrong.stderr) == (2, True)
+    (tmp_path / "echo.py").unlink()
+    assert "source" in invoke("bench").stderr
 
 
 # --- small things ----------------------------------------------------------------------------

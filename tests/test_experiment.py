@@ -18,7 +18,7 @@ from retiarii.result import Result, TrialResult, open_result
 from retiarii.runtime.job import point_of
 from retiarii.runtime.progress import Progress
 from retiarii.runtime.store import Store
-from retiarii.space import Point, SearchSpace
+from retiarii.search_space import Point, SearchSpace
 from retiarii.strategies.base import Strategy
 from retiarii.strategies.random import RandomSearch
 from retiarii.training.function import Function

@@ -16,7 +16,7 @@ from retiarii.experiment import Experiment
 from retiarii.result import Result, open_result
 from retiarii.runtime.packing import memory_source
 from retiarii.runtime.source import load_space_file
-from retiarii.space import SearchSpace
+from retiarii.search_space import SearchSpace
 
 # Widths 4 and 4 are the same model twice, under two decisions.
 TEXT = """

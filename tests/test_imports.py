@@ -30,7 +30,7 @@ def test_import_is_light() -> None:
     assert heavy_after("import retiarii as rt; dir(rt); rt.RetiariiError") == []
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["show"], ["export"], ["inspect"]])
+@pytest.mark.parametrize("words", [[], ["run"], ["show"], ["export"], ["inspect"], ["bench"]])
 def test_help_is_light(words: list[str]) -> None:
     code = (
         "from typer.testing import CliRunner\nfrom retiarii.cli import app\n"

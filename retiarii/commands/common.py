@@ -58,13 +58,22 @@ def command_line(*words: str | Path) -> str:
     return f"{_program()} {shlex.join(str(word) for word in words)}"
 
 
+def python_line(file: Path) -> str:
+    """A command that runs a script with the Python that has torch: this one."""
+    return f"{_as_typed(Path(sys.executable), 'python')} {shlex.quote(os.path.relpath(file))}"
+
+
 def _program() -> str:
-    """``retiarii`` where the shell would find this one, else the path that was typed."""
     called = Path(sys.argv[0])
-    found = shutil.which("retiarii")
-    if called.name != "retiarii" or (found is not None and os.path.samefile(found, called)):
-        return "retiarii"
-    return shlex.quote(os.path.relpath(called) if called.is_absolute() else str(called))
+    return _as_typed(called, "retiarii") if called.name == "retiarii" else "retiarii"
+
+
+def _as_typed(program: Path, name: str) -> str:
+    """``name`` where the shell would find this very program by it, else its path."""
+    found = shutil.which(name)
+    if found is not None and Path(found).parent == program.absolute().parent:
+        return name
+    return shlex.quote(os.path.relpath(program))
 
 
 def seconds_text(seconds: float) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retiarii.commands.common import Debug, score_text, tells_errors
+from retiarii.commands.common import Debug, python_line, score_text, tells_errors
 from retiarii.commands.show import Directory, pick
 from retiarii.errors import FileError, RetiariiError
 
@@ -56,7 +55,7 @@ def export(
         typer.echo(
             "its evaluator kept no trained weights: weights.safetensors has the initial ones"
         )
-    typer.echo(f"\nrun it:  python {os.path.relpath(exported.files[-1])}")
+    typer.echo(f"\nrun it:  {python_line(exported.files[-1])}")
 
 
 def _choose(directory: Path, number: int | None) -> int:
@@ -93,7 +92,7 @@ def _with_space(directory: Path, number: int, moved: Path | None) -> Result:
     """
     from retiarii.result import open_result
     from retiarii.runtime.source import load_space_file
-    from retiarii.space import SearchSpace
+    from retiarii.search_space import SearchSpace
 
     file = moved or open_result(directory).file
     if file is None:

@@ -107,7 +107,7 @@ def _facts(
     loaded: Loaded, graph: Graph | None, decisions: dict[str, Any] | None, seconds: float
 ) -> _Facts:
     from retiarii.commands.survey import size, survey
-    from retiarii.space import SearchSpace
+    from retiarii.search_space import SearchSpace
 
     space = SearchSpace(loaded.space, loaded.evaluator.hyperparameters())
     return _Facts(

@@ -55,7 +55,7 @@ class Tally:
         new = progress.done - progress.resumed
         if new and progress.seconds > 0:
             rate = new / progress.seconds
-            parts.append(f"{rate:.3g}/s" if rate >= 0.1 else f"{rate * 60:.2g}/min")
+            parts.append(f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.2g}/min")
             left = (progress.total - progress.done) / rate
             if left > 0:
                 parts.append(f"{seconds_text(left)} left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -135,6 +136,10 @@ def _check(trials: int, retries: int, workers: int, strategy: str) -> None:
 
 
 def _search(space: Path, directory: Path, options: dict[str, Any]) -> Result:
+    # Read when torch is loaded. OpenMP's threads wait for each other by spinning, which makes small
+    # models ten times slower on a machine with anything else to do; asleep they cost nothing.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     from rich.console import Console
 
     from retiarii.commands.progress import watching
@@ -165,7 +170,7 @@ def _explain_infeasible(loaded: Loaded) -> None:
         InfeasibleError: why the first decisions that were looked at lead to none.
     """
     from retiarii.commands.survey import survey
-    from retiarii.space import SearchSpace
+    from retiarii.search_space import SearchSpace
 
     seen = survey(SearchSpace(loaded.space, loaded.evaluator.hyperparameters()))
     if seen.reason is not None:
@@ -191,7 +196,7 @@ def _conclude(
     if result.ended == "interrupted":
         done = sum(t.state in ("complete", "pruned", "failed") for t in result.trials)
         typer.echo(
-            f"interrupted: the {done} finished trials are kept in {directory}\n"
+            f"interrupted: {done} of {result.total} trials are finished, and kept in {directory}\n"
             f"to go on: {_again(space, out, options)}",
             err=True,
         )

@@ -16,12 +16,13 @@ from retiarii.mutators.choice import Categorical, Domain, Raw
 
 if TYPE_CHECKING:
     from retiarii.ir.graph import Graph
-    from retiarii.space import ModelSpace, SearchSpace
+    from retiarii.search_space import SearchSpace
+    from retiarii.space import ModelSpace
 
 # A survey ends when so many replays in a row showed nothing new.
 _QUIET_REPLAYS = 40
 # Where counting is fast at all it is very fast; so it gets this part of the time on top.
-_COUNTING = 0.2
+_COUNTING = 0.6
 
 
 @dataclass(slots=True)
@@ -92,7 +93,17 @@ def survey(space: SearchSpace, seconds: float = 1.0) -> Survey:
         for decision in decisions:
             found[decision.label].options[decision.raw] = decision.value
         quiet = 0 if news > before else quiet + 1
+    seen.labels = _in_groups(found, list(space.hyperparameters))
     return seen
+
+
+def _in_groups(found: dict[str, Label], last: list[str]) -> dict[str, Label]:
+    """Labels of one mutator at one target side by side, hyper-parameters at the end."""
+    groups: dict[str, list[str]] = {}
+    for label in found:
+        groups.setdefault(label.rpartition("/")[0], []).append(label)
+    order = [label for group in groups.values() for label in group if label not in last]
+    return {label: found[label] for label in [*order, *(lb for lb in last if lb in found)]}
 
 
 @dataclass(frozen=True, slots=True)

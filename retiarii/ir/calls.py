@@ -15,6 +15,13 @@ from retiarii.ir.types import Attrs, FrozenDict, FrozenList, Operand, map_leaves
 _SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "axis": ("dim", "dims"),
+        "axis0": ("dim0",),
+        "axis1": ("dim1",),
+        "train": ("training",),
+        "from": ("low",),
+        "to": ("high",),
+        "other": ("src",),
+        "split_sizes": ("split_size_or_sections",),
         "keepdims": ("keepdim",),
         "self": ("input",),
         "x": ("input",),
@@ -34,6 +41,7 @@ _IGNORED: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
     {
         "out": (None,),
         "names": (None,),
+        "generator": (None,),
         "pin_memory": (None, False),
         "layout": (None, torch.strided),
         "_stacklevel": (3, 5),
@@ -90,7 +98,7 @@ def bind_call(
             if name in spec.positional and name in given and not tensors:
                 continue
             break
-        value = given.get(name)
+        value: Any = given.get(name)
         many = (spec.star or spec.variadic) and name == spec.operands[0]
         if not (is_tensor(value) or (many and value and all(is_tensor(v) for v in value))):
             break

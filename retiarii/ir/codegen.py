@@ -47,27 +47,28 @@ class ForwardCode:
     classes: Mapping[str, type]
 
 
-def generate(graph: Graph, tree: ModuleTree) -> ForwardCode:
+def generate(graph: Graph, tree: ModuleTree, reserved: frozenset[str] = frozenset()) -> ForwardCode:
     """Writes the forward.
 
     Args:
         graph: a graph that verifies.
         tree: its places, which the code names.
+        reserved: names that the code shall not use.
 
     Raises:
         GraphError: a node that no code can be written for.
     """
-    return _Writer(graph, tree).write()
+    return _Writer(graph, tree, reserved).write()
 
 
 class _Writer:
-    def __init__(self, graph: Graph, tree: ModuleTree) -> None:
+    def __init__(self, graph: Graph, tree: ModuleTree, reserved: frozenset[str]) -> None:
         self._graph = graph
         self._tree = tree
         self._params = graph.context.forward.params
         self._records = _needed(graph)
         helpers = {op_spec(r.op).call for r in self._records if op_spec(r.op).helper is not None}
-        self._names = Names({name for name, _ in self._params} | helpers)
+        self._names = Names({name for name, _ in self._params} | helpers | reserved)
         self._variables: dict[Ref, str] = {}
         self._expressions = Expressions(self._names, self._leaf)
         self._helpers: dict[str, str] = {}
@@ -177,7 +178,7 @@ class _Writer:
                 place, members = chain
                 skip.update(member.name for member in members)
                 argument = self._variables[record.inputs[0]]
-                target = self._names.new(place.path or "result")
+                target = self._names.new(place.path, "block")
                 self._variables[Ref(members[-1].name)] = target
                 line = f"{target} = {self._tree.module(place.path)}({argument})"
             yield _INDENT * record.no_grad + line
@@ -272,7 +273,9 @@ def _chains(
     for place in tree.root.walk():
         if place.style is not Style.CHAIN or place is tree.root:
             continue
-        members = [c.record for c in place.children.values() if c.record is not None]
+        members = place.run()
+        if members[0].name in found:
+            continue  # part of a chain that is called as a whole
         first = position.get(members[0].name)
         run = [] if first is None else records[first : first + len(members)]
         inner = members[:-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,6 +13,9 @@ from torch import nn
 
 from retiarii.ir.infer import TypeCache
 from retiarii.ir.types import Attrs, Result
+
+if TYPE_CHECKING:
+    from retiarii.ir.graph import Graph
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -68,4 +71,4 @@ class GraphContext:
     types: TypeCache = field(default_factory=TypeCache)
     completed: dict[tuple[str, Attrs], Attrs] = field(default_factory=dict)
     layers: MutableMapping[nn.Module, Attrs] = field(default_factory=WeakKeyDictionary)
-    parsed: MutableMapping[nn.Module, dict[Any, Any]] = field(default_factory=WeakKeyDictionary)
+    parsed: MutableMapping[nn.Module, dict[Any, Graph]] = field(default_factory=WeakKeyDictionary)

@@ -62,7 +62,8 @@ def replace(graph: Graph, target: Node, value: Node | Value) -> None:
     name = own_name(graph, target)
     if graph.record(name).op == "input":
         raise GraphError(
-            f"{name!r} is an input of the model", where=f"node {name!r}",
+            f"{name!r} is an input of the model",
+            where=f"node {name!r}",
             fix="rewire its users instead",
         )
     replace_results(graph, name, own_refs(graph, value))
@@ -79,7 +80,8 @@ def replace_results(graph: Graph, name: str, refs: tuple[Ref, ...]) -> None:
         )
     if any(ref.node == name for ref in refs):
         raise GraphError(
-            f"{name!r} cannot replace itself", where=f"node {name!r}",
+            f"{name!r} cannot replace itself",
+            where=f"node {name!r}",
             fix="give another node",
         )
     graph.reads.note("users", name)
@@ -130,7 +132,8 @@ def update(graph: Graph, node: Node, changes: Mapping[str, Any]) -> None:
             )
     if any(isinstance(v, Node | Value) for v in changes.values()):
         raise GraphError(
-            "an attribute cannot be a node", where=f"node {name!r}",
+            "an attribute cannot be a node",
+            where=f"node {name!r}",
             fix="rewire(node, input_index, value) changes what it reads",
         )
     attrs = record.attrs.merged(changes)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ from retiarii.ir.types import (
     map_leaves,
 )
 
+# Stops torch-function modes: the parser's, and a default device.
+_ALONE: Final = torch._C.DisableTorchFunction
 Inferred = tuple[tuple[TensorType, ...], Any]
 
 
@@ -83,7 +85,9 @@ def infer(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: Typ
     key = (op, attrs, input_types)
     found = cache.calls.get(key)
     if found is None:
-        found = cache.calls[key] = _run(op, attrs, input_types, cache)
+        with _ALONE(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = cache.calls[key] = _run(op, attrs, input_types, cache)
     return found
 
 
@@ -105,7 +109,9 @@ def module_state(op: str, attrs: Attrs, cache: TypeCache | None = None) -> Mappi
     key = (op, attrs)
     found = cache.states.get(key)
     if found is None:
-        found = cache.states[key] = _read_state(_layer(spec, attrs, cache))
+        with _ALONE(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = cache.states[key] = _read_state(_layer(spec, attrs, cache))
     return found
 
 
@@ -132,9 +138,7 @@ def _layer(spec: OpSpec, attrs: Attrs, cache: TypeCache) -> nn.Module:
         if spec.placed:
             arguments["device"] = "meta"
         try:
-            with torch._C.DisableTorchFunction(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                layer = spec.target(**arguments)
+            layer = spec.target(**arguments)
         except Exception as error:
             shown = ", ".join(f"{k}={v!r}" for k, v in attrs.items())
             raise ShapeError(
@@ -148,27 +152,44 @@ def _layer(spec: OpSpec, attrs: Attrs, cache: TypeCache) -> nn.Module:
 def _run(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: TypeCache) -> Inferred:
     spec = op_spec(op)
     layer = _layer(spec, attrs, cache) if spec.kind == "module" else None
+    if spec.flops is not None:
+        _require_one_dtype(op, attrs, input_types, layer)
     try:
-        # The flag stops torch-function modes: the parser's, and a default device.
-        with torch._C.DisableTorchFunction(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tensors = [kind.meta() for kind in input_types]
-            positional, named = arrange_call(spec, _at_batch(attrs, cache.batch), tensors)
-            _keep_off_devices(spec, named, bool(tensors))
-            if layer is not None:
-                returned = _call_layer(layer, positional, named)
-            elif spec.method is not None:
-                returned = getattr(positional[0], spec.method)(*positional[1:], **named)
-            else:
-                returned = spec.target(*positional, **named)
+        tensors = [kind.meta() for kind in input_types]
+        positional, named = arrange_call(spec, _at_batch(attrs, cache.batch), tensors)
+        _keep_off_devices(spec, named, bool(tensors))
+        if layer is not None:
+            returned = _call_layer(layer, positional, named)
+        elif spec.method is not None:
+            returned = getattr(positional[0], spec.method)(*positional[1:], **named)
+        else:
+            returned = spec.target(*positional, **named)
+        types: list[TensorType] = []
+        structure = _structure(returned, types)
     except Exception as error:
         raise ShapeError(
             f"{_described(op, attrs)} does not take {_listed(input_types)}: {_first_line(error)}",
             fix="make the inputs fit, or insert a projection (a 1x1 convolution, a Linear)",
         ) from error
-    types: list[TensorType] = []
-    structure = _structure(returned, types)
     return tuple(types), None if isinstance(structure, Result) else structure
+
+
+def _require_one_dtype(
+    op: str, attrs: Attrs, input_types: tuple[TensorType, ...], layer: nn.Module | None
+) -> None:
+    """Products need their factors in one dtype; meta tensors do not mind, real ones do."""
+    kinds = {t.dtype for t in input_types if t.dtype.is_floating_point}
+    held = {p.dtype for p in layer._parameters.values() if p is not None} if layer else set()
+    if len(kinds | held) > 1:
+        beside = f" beside parameters of {_dtypes(held)}" if held else ""
+        raise ShapeError(
+            f"{_described(op, attrs)} does not take {_listed(input_types)}{beside}",
+            fix="convert the input with .to(dtype), or give the layer dtype=",
+        )
+
+
+def _dtypes(kinds: set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
 
 
 def _call_layer(layer: nn.Module, positional: list[Any], named: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from retiarii.ir.infer import infer
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.ops import OPS, OpSpec, bind_call, function_op, module_attrs, module_op, op_spec
 from retiarii.ir.resize import resize
-from retiarii.ir.types import Attrs, Ref, TensorType, map_leaves
+from retiarii.ir.types import Attrs, Operand, Ref, Result, TensorType, map_leaves
 
 if TYPE_CHECKING:
     from retiarii.ir.graph import Graph
@@ -41,8 +41,8 @@ def insert(
     if isinstance(what, type) and issubclass(what, nn.Module):
         return _insert_class(graph, what, inputs, name, attrs)
     spec, operands, given = _bound(what, inputs, attrs)
-    refs = [own_ref(graph, operand) for operand in operands]
-    return _add(graph, spec.name, tuple(refs), Attrs(given), name or spec.name)
+    operand_refs = tuple(own_ref(graph, operand) for operand in operands)
+    return _add(graph, spec.name, operand_refs, Attrs(given), name or spec.name)
 
 
 def insert_module(
@@ -60,6 +60,8 @@ def insert_module(
             attrs = module_attrs(what) if fresh else _kept_attrs(graph, what)
             node = _add(graph, op, refs, attrs, name, path=True, fresh=fresh)
             return own_refs(graph, node)
+        if not fresh and hasattr(what, "opaque_reason"):
+            return _hold(graph, what, inputs, name)
         if type(what) is nn.Sequential and len(inputs) == 1 and len(what):
             for child_name, child in what.named_children():
                 refs = insert_module(graph, child, inputs, f"{name}.{child_name}", fresh=fresh)
@@ -118,7 +120,8 @@ def _made(what: type[nn.Module], attrs: Mapping[str, Any]) -> nn.Module:
 def _completed(op: str, attrs: Mapping[str, Any], name: str) -> Attrs:
     """All constructor arguments, with defaults; placeholders for input sizes that were left out."""
     spec = op_spec(op)
-    unknown = [key for key in attrs if key not in spec.signature]
+    known = (*spec.signature, "dtype") if spec.placed else spec.signature
+    unknown = [key for key in attrs if key not in known]
     if unknown:
         raise GraphError(
             f"{op} has no argument {unknown[0]!r}",
@@ -183,21 +186,38 @@ def _add(
     return Node(graph, name)
 
 
+def _hold(graph: Graph, choice: nn.Module, inputs: tuple[Any, ...], name: str) -> tuple[Ref, ...]:
+    """Inserts a choice within a choice as one node, to be resolved in its turn."""
+    values = _flat(inputs)
+    refs = tuple(own_ref(graph, value) for value in values)
+    places = {id(value): Operand(i) for i, value in enumerate(values)}
+    inner = _inner(graph, choice, inputs, refs, keep=True)
+    flat = all(isinstance(value, Node | Value) for value in inputs)
+    attrs = {} if flat else {"args": _structured(inputs, places)}
+    name = graph.free_name(name)
+    graph.add(
+        NodeRecord(
+            name,
+            "opaque",
+            refs,
+            Attrs({**attrs, "reason": str(choice.opaque_reason)}),
+            tuple(value.type for value in inner.outputs),
+            None if inner.output_structure == Result(0) else inner.output_structure,
+            path=name,
+        )
+    )
+    graph.transaction.added(name)
+    return tuple(Ref(name, i) for i in range(len(inner.outputs)))
+
+
 def _splice(
     graph: Graph, what: nn.Module | Graph, inputs: tuple[Any, ...], name: str, fresh: bool
 ) -> tuple[Ref, ...]:
     """Inserts all nodes of a module that has several, or of a graph."""
     values = _flat(inputs)
     refs = [own_ref(graph, value) for value in values]
-    graph.settle()
-    for ref in refs:
-        graph.reads.note("types", ref.node)
     if isinstance(what, nn.Module):
-        kinds = {
-            id(value): graph.record(ref.node).types[ref.index]
-            for value, ref in zip(values, refs, strict=True)
-        }
-        inner = _parsed(graph, what, _structured(inputs, kinds), keep=not fresh)
+        inner = _inner(graph, what, inputs, tuple(refs), keep=not fresh)
     else:
         inner = what
     if len(inner.inputs) != len(refs):
@@ -250,16 +270,23 @@ def _flat(inputs: Any) -> list[Node | Value]:
     return found
 
 
-def _structured(inputs: Any, kinds: Mapping[int, TensorType]) -> Any:
+def _structured(inputs: Any, places: Mapping[int, Any]) -> Any:
     return tuple(
-        _structured(v, kinds) if isinstance(v, list | tuple) else kinds[id(v)] for v in inputs
+        _structured(v, places) if isinstance(v, list | tuple) else places[id(v)] for v in inputs
     )
 
 
-def _parsed(graph: Graph, module: nn.Module, kinds: Any, *, keep: bool) -> Graph:
+def _inner(
+    graph: Graph, module: nn.Module, inputs: Any, refs: tuple[Ref, ...], *, keep: bool
+) -> Graph:
     """The module's graph; kept for the options of placeholders, which are spliced many times."""
     from retiarii.ir.parse import parse
 
+    graph.settle()
+    for ref in refs:
+        graph.reads.note("types", ref.node)
+    types = [graph.record(ref.node).types[ref.index] for ref in refs]
+    kinds = _structured(inputs, dict(zip(map(id, _flat(inputs)), types, strict=True)))
     by_types = graph.context.parsed.setdefault(module, {}) if keep else {}
     if kinds not in by_types:
         # Mutators run under the meta device, where a forward could not compute its constants.

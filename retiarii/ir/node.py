@@ -110,8 +110,7 @@ class Node:
         """The tensors it reads, in order."""
         self._graph.reads.note("arity", self._name)
         return tuple(
-            Value(self._graph, ref.node, ref.index)
-            for ref in self._graph.record(self._name).inputs
+            Value(self._graph, ref.node, ref.index) for ref in self._graph.record(self._name).inputs
         )
 
     @property

@@ -116,7 +116,8 @@ def _generic(op: str) -> OpSpec | None:
     else:
         return None
     # Overridable functions are those of tensors; torch.load and its like are none of them.
-    if not callable(found) or torch.overrides.resolve_name(found) is None:
+    overridable = torch.overrides.get_overridable_functions().values()
+    if not callable(found) or not any(found in functions for functions in overridable):
         return None
     return spec
 

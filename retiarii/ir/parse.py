@@ -54,8 +54,8 @@ def parse(module: nn.Module, example_inputs: Any) -> Graph:
             where="parse(module, example_inputs)",
             fix="give an instance of torch.nn.Module",
         )
-    with undisturbed(module):
-        session = Session(module, example_inputs)
+    with undisturbed(module) as original:
+        session = Session(module, example_inputs, original)
         trace = _stable(session)
         return assemble(trace, session.inputs, session.state, session.sources(), module.training)
 
@@ -86,26 +86,32 @@ def _generalise(session: Session, first: Trace) -> Trace:
     Raises:
         Unlowerable: a submodule depends on either in a way that no node stands for.
     """
-    batches = _other_batches(session.inputs.batch) if session.inputs.has_batch else []
     other = not first.training
-    both = next((t for b in batches if (t := _attempt(session, b, other)) is not None), None)
-    if both is not None:
-        try:
-            return unify(first, both, solve_nothing)
-        except DivergedError:
-            pass
-    trace = first
-    in_mode = _attempt(session, first.batch, other)
-    if in_mode is not None:
-        trace = _unified(trace, in_mode, solve_mode(first.training), "training mode")
-    for batch in batches:
+    for batch in _other_batches(session):
+        both = _attempt(session, batch, other)
+        if both is not None:
+            try:
+                return unify(first, both, solve_nothing)
+            except DivergedError:
+                pass
+        # Something differs. Which of the two it follows, traces that differ in one of them tell.
         made = _attempt(session, batch, first.training)
         if made is None:
             continue
+        if both is not None:
+            made = _unified(made, both, solve_mode(made.training), "training mode")
         solve = solve_batch(first.batch, batch)
-        general = _unified(trace, made, solve, "batch size")
-        return _confirmed(session, general, batch)
-    return trace
+        general = _confirmed(session, _unified(first, made, solve, "batch size"), batch)
+        return general if both is not None else _in_both_modes(session, general)
+    return _in_both_modes(session, first)
+
+
+def _in_both_modes(session: Session, trace: Trace) -> Trace:
+    """The trace, compared with one in the other mode at its own batch size."""
+    other = _attempt(session, trace.batch, not trace.training)
+    if other is None:
+        return trace
+    return _unified(trace, other, solve_mode(trace.training), "training mode")
 
 
 def _confirmed(session: Session, trace: Trace, seen: int) -> Trace:
@@ -122,9 +128,10 @@ def _confirmed(session: Session, trace: Trace, seen: int) -> Trace:
     return trace
 
 
-def _other_batches(batch: int) -> list[int]:
+def _other_batches(session: Session) -> tuple[int, ...]:
     """Batch sizes to try, until the model runs at one."""
-    return [4 * batch, 2 * batch, batch + 1]
+    batch = session.inputs.batch
+    return (4 * batch, 2 * batch, batch + 1) if session.inputs.has_batch else ()
 
 
 def _attempt(session: Session, batch: int, training: bool) -> Trace | None:
@@ -134,7 +141,11 @@ def _attempt(session: Session, batch: int, training: bool) -> Trace | None:
         Unlowerable: something that no node stands for happens there.
     """
     try:
-        return session.trace(batch, training)
+        try:
+            return session.trace(batch, training)
+        except NeedsRealTypes:
+            session.run_for_real()
+            return session.trace(batch, training)
     except (Broken, NeedsRealTypes):
         return None
     except Unlowerable as signal:

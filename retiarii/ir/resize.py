@@ -136,9 +136,9 @@ def _attention(record: Record, inputs: Types, _old: Types | None) -> dict[str, A
 
 def _prelu(record: Record, inputs: Types, _old: Types | None) -> dict[str, Any]:
     shape = inputs[0].shape
-    if record.attrs["num_parameters"] == 1 or not shape:
+    if record.attrs["num_parameters"] == 1 or len(shape) < 2:
         return {}
-    return {"num_parameters": shape[1] if len(shape) > 1 else shape[0]}
+    return {"num_parameters": shape[1]}
 
 
 def _indivisible(

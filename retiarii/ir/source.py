@@ -48,7 +48,7 @@ def to_source(graph: Graph, class_name: str = "Model") -> str:
     _refuse_opaque(graph)
     check_buildable(graph)
     tree = ModuleTree(graph)
-    code = generate(graph, tree)
+    code = generate(graph, tree, frozenset({class_name}))
     writer = _InitWriter(graph, tree)
     init = list(writer.lines())
     base = f"nn.{tree.root.style.value.__name__}"
@@ -131,19 +131,25 @@ class _InitWriter:
         self._context = graph.context
         self._tree = tree
         self._values = Expressions(Names(()), lambda _: None)
+        self._made: set[str] = set()
 
     def lines(self) -> Iterator[str]:
         """The body of ``__init__``, behind ``super().__init__()``."""
         root = self._tree.root
         yield from self._content(root, "self")
         for place in root.walk():
-            if place.alias is not None:
+            if place.alias is not None and place.path not in self._made:
                 path, _, name = place.path.rpartition(".")
                 yield self._add(path, name, self._tree.module(place.alias))
         for alias, first in self._tree.ties:
             path, _, name = alias.rpartition(".")
             if self._same_shape(alias, first):
-                yield f"{attribute(self._tree.module(path), name)} = {self._tree.tensor(first)}"
+                module, tensor = self._tree.module(path), self._tree.tensor(first)
+                said = attribute(module, name)
+                if said.startswith("getattr"):
+                    yield f'setattr({module}, "{name}", {tensor})'
+                else:
+                    yield f"{said} = {tensor}"
         for key, name in self._tree.constants.items():
             value = self._literal(self._context.constants[key], f"constant {key!r}")
             yield from _wrapped(f'self.register_buffer("{name}", ', value, ", persistent=False)")
@@ -160,10 +166,12 @@ class _InitWriter:
                 opening = f"{said}.append(" if call == "append" else f"{said}.{call}"
                 yield from _wrapped(opening, self._expression(child), ")")
                 yield from self._below(child)
+                self._made.update(inner.path for inner in child.walk() if inner.alias is None)
             return
         for name, child in place.children.items():
             yield from self._assigned(place, said, name, self._expression(child))
             yield from self._below(child)
+            self._made.update(inner.path for inner in child.walk() if inner.alias is None)
 
     def _assigned(self, place: Place, said: str, name: str, made: str) -> Iterator[str]:
         if place.style is Style.DICT:
@@ -199,7 +207,10 @@ class _InitWriter:
 
     def _expression(self, place: Place) -> str:
         if place.alias is not None:
-            return "nn.Module()"
+            if place.alias not in self._made:
+                return "nn.Module()"  # keeps its turn; `lines` puts the module there
+            self._made.add(place.path)
+            return self._tree.module(place.alias)
         if place.record is not None:
             return self._layer(place.record)
         children = [(name, self._expression(c)) for name, c in place.children.items()]

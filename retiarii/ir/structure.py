@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from retiarii.errors import GraphError, nearest
@@ -136,7 +137,7 @@ class Structure:
                     "(users = target.users, then graph.rewire for each)",
                 )
             if moved:
-                self.transaction.on_undo(lambda moved=moved: self.order.put_back(moved))
+                self.transaction.on_undo(partial(self.order.put_back, moved))
         record = old.with_(inputs=inputs)
         self._swap_inputs(old, record)
         self.transaction.on_undo(lambda: self._swap_inputs(record, old))

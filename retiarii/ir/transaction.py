@@ -276,5 +276,6 @@ def _placed(error: ShapeError, record: NodeRecord, graph: Graph) -> ShapeError:
     return ShapeError(
         error.cause,
         where=f"{place}, inputs {inputs}",
-        fix=error.fix or "make the inputs fit, or insert a projection (a 1x1 convolution, a Linear)",
+        fix=error.fix
+        or "make the inputs fit, or insert a projection (a 1x1 convolution, a Linear)",
     )

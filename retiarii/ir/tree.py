@@ -10,6 +10,7 @@ import keyword
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -52,6 +53,14 @@ class Place:
     tensors: dict[str, NodeRecord] = field(default_factory=dict)
     alias: str | None = None
     style: Style = Style.PLAIN
+
+    def run(self) -> list[NodeRecord]:
+        """The nodes that one call of this place stands for: a leaf's, or those of a chain."""
+        if self.record is not None:
+            return [] if self.children else [self.record]
+        if self.style is not Style.CHAIN:
+            return []
+        return [record for child in self.children.values() for record in child.run()]
 
     def walk(self) -> Iterator[Place]:
         """This place and all below it, parents first."""
@@ -198,16 +207,20 @@ class ModuleTree:
         return False
 
     def _is_chain(self, place: Place) -> bool:
-        """Whether the children are leaves, each called once, with what the one before made."""
-        called = [child.record for child in place.children.values()]
-        before: NodeRecord | None = None
-        for record in called:
-            if record is None or len(record.inputs) != 1 or len(record.types) != 1:
+        """Whether what lies below is called once each, with what the one before made."""
+        called: list[NodeRecord] = []
+        for child in place.children.values():
+            run = child.run()
+            if not run:
+                return False
+            called += run
+        for before, record in pairwise([None, *called]):
+            assert record is not None
+            if len(record.inputs) != 1 or len(record.types) != 1:
                 return False
             if before is not None and record.inputs[0].node != before.name:
                 return False
-            before = record
-        wanted = {record.path for record in called if record is not None}
+        wanted = {record.path for record in called}
         return sum(record.path in wanted for record in self._records) == len(called)
 
     def _name_constants(self) -> None:

@@ -13,7 +13,7 @@ class Ref(NamedTuple):
     """One result of a node: the node's name and which of its results."""
 
     node: str
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which nobody needs
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,12 @@ def _check_types(graph: Graph, record: NodeRecord) -> None:
         if not record.types:
             _fail(record, "it has no type", "write the types of what it makes")
         return
-    types, result = infer(record.op, record.attrs, graph.input_types(record), graph.context.types)
+    try:
+        types, result = infer(
+            record.op, record.attrs, graph.input_types(record), graph.context.types
+        )
+    except GraphError as error:
+        _fail(record, error.cause, error.fix or "correct the attributes or the inputs")
     if types != record.types:
         _fail(
             record,
@@ -121,12 +126,24 @@ def _check_owner(record: NodeRecord, owners: dict[str, NodeRecord]) -> None:
     if record.path is None:
         return
     first = owners.setdefault(record.path, record)
-    if (first.op, first.attrs, first.fresh) != (record.op, record.attrs, record.fresh):
+    if first is not record and _making(first) != _making(record):
         _fail(
             record,
             f"it shares module {record.path!r} with {first.name!r}, whose op or attributes differ",
             "give it a path of its own, or equal attributes",
         )
+
+
+def _making(record: NodeRecord) -> tuple[str, Attrs, bool]:
+    """What says which module it is: all but the arguments of the call."""
+    if record.op == "opaque":
+        return record.op, Attrs(), record.fresh
+    of_call = op_spec(record.op).forward
+    return (
+        record.op,
+        Attrs({k: v for k, v in record.attrs.items() if k not in of_call}),
+        record.fresh,
+    )
 
 
 def _check_outputs(graph: Graph, seen: Mapping[str, NodeRecord]) -> None:

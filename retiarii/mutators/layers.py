@@ -202,7 +202,7 @@ def _concat(graph: Graph, chosen: list[Value], scope: str) -> list[Value]:
     return [graph.insert(torch.cat, chosen, dim=1, name=f"{scope}.concat")[0]]
 
 
-def _all(graph: Graph, chosen: list[Value], scope: str) -> list[Value]:
+def _all(_graph: Graph, chosen: list[Value], _scope: str) -> list[Value]:
     return chosen
 
 

@@ -92,9 +92,7 @@ class Plan:
             todo = tuple(Mutate(index, name) for name in graph.names_matching(pattern))
             index += 1
 
-    def perform(
-        self, graph: Graph, step: Step, rest: Progress, recorder: Recorder
-    ) -> Progress:
+    def perform(self, graph: Graph, step: Step, rest: Progress, recorder: Recorder) -> Progress:
         """Asks the step's choices and edits the graph; what is left then.
 
         Raises:
@@ -110,9 +108,7 @@ class Plan:
         records = map(graph.record, names)
         return [r.name for r in records if r.op == "opaque" and r.path in self.placeholders]
 
-    def _resolve(
-        self, graph: Graph, step: Resolve, rest: Progress, recorder: Recorder
-    ) -> Progress:
+    def _resolve(self, graph: Graph, step: Resolve, rest: Progress, recorder: Recorder) -> Progress:
         path = graph.record(step.node).path
         assert path is not None
         placeholder = self.placeholders[path]

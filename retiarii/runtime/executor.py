@@ -11,7 +11,7 @@ from retiarii.training.events import TrialEvent
 from retiarii.training.trial import Channel, Trial, failures_end
 
 if TYPE_CHECKING:
-    from retiarii.space import SearchSpace
+    from retiarii.search_space import SearchSpace
     from retiarii.training.evaluator import Evaluator
 
 

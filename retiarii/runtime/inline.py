@@ -10,7 +10,7 @@ from retiarii.runtime.job import Job
 from retiarii.training.events import TrialEvent
 
 if TYPE_CHECKING:
-    from retiarii.space import SearchSpace
+    from retiarii.search_space import SearchSpace
     from retiarii.training.evaluator import Evaluator
 
 

@@ -12,7 +12,7 @@ from retiarii.errors import RetiariiError
 from retiarii.mutators.choice import Domain, Raw
 
 if TYPE_CHECKING:
-    from retiarii.space import Point, SearchSpace
+    from retiarii.search_space import Point, SearchSpace
 
 Raws = tuple[tuple[str, Raw], ...]
 

@@ -7,17 +7,15 @@ import pickle
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from retiarii.errors import RetiariiError
-from retiarii.ir.context import GraphContext
+from retiarii.ir.infer import TypeCache
 from retiarii.runtime.worker import MemorySource
 
 if TYPE_CHECKING:
     from retiarii.space import ModelSpace
     from retiarii.training.evaluator import Evaluator
-
-# What a graph's context only remembers; a worker finds it out again.
-_MEMORIES = ("types", "completed", "parsed")
 
 
 def memory_source(space: ModelSpace | None, evaluator: Evaluator) -> MemorySource:
@@ -46,17 +44,17 @@ def _make_proxy(items: dict[Any, Any]) -> Mapping[Any, Any]:
     return MappingProxyType(items)
 
 
-def _reduce_context(context: GraphContext) -> Any:
-    names = [name for name in GraphContext.__slots__ if name not in _MEMORIES]
-    return (_make_context, ({name: getattr(context, name) for name in names},))
-
-
-def _make_context(fields: Mapping[str, Any]) -> GraphContext:
-    return GraphContext(**fields)
+def _reduce_memory(memory: Any) -> Any:
+    return (type(memory), ())
 
 
 _REDUCERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
-    {MappingProxyType: _reduce_proxy, GraphContext: _reduce_context}
+    {
+        MappingProxyType: _reduce_proxy,
+        # What a graph only remembers; a worker finds it out again.
+        WeakKeyDictionary: _reduce_memory,
+        TypeCache: _reduce_memory,
+    }
 )
 
 

@@ -24,7 +24,7 @@ from retiarii.errors import RetiariiError
 from retiarii.runtime.executor import run_job
 from retiarii.runtime.job import Job
 from retiarii.runtime.source import FileSource
-from retiarii.space import SearchSpace
+from retiarii.search_space import SearchSpace
 from retiarii.training.events import TrialEvent
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from retiarii.mutators.choice import Chooser, Domain, Raw
 from retiarii.strategies.tried import Step, Tried
 
 if TYPE_CHECKING:
-    from retiarii.space import Point, SearchSpace
+    from retiarii.search_space import Point, SearchSpace
 
 
 class Strategy(ABC):

@@ -15,7 +15,7 @@ from retiarii.strategies.sampling import fits, perturb, sample, size
 from retiarii.strategies.tried import Step, Unexplored
 
 if TYPE_CHECKING:
-    from retiarii.space import Point, SearchSpace
+    from retiarii.search_space import Point, SearchSpace
 
 
 class _Member(NamedTuple):

@@ -11,7 +11,7 @@ from retiarii.strategies.sampling import first, last, size
 from retiarii.strategies.tried import Step
 
 if TYPE_CHECKING:
-    from retiarii.space import Point, SearchSpace
+    from retiarii.search_space import Point, SearchSpace
 
 
 class GridSearch(Strategy):

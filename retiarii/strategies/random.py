@@ -10,7 +10,7 @@ from retiarii.strategies.base import TryingStrategy
 from retiarii.strategies.tried import Unexplored
 
 if TYPE_CHECKING:
-    from retiarii.space import Point
+    from retiarii.search_space import Point
 
 
 class RandomSearch(TryingStrategy):

@@ -29,7 +29,7 @@ from retiarii.seeding import derive
 from retiarii.strategies.base import Strategy
 
 if TYPE_CHECKING:
-    from retiarii.space import SearchSpace
+    from retiarii.search_space import SearchSpace
 
 Raws = tuple[tuple[str, Raw], ...]
 MakeStrategy = Callable[[], Strategy]

@@ -40,11 +40,17 @@ class Maker:
     def input(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Ref:
         return self._hold(NodeRecord(name, "input", types=(TensorType(shape, dtype),)))
 
-    def parameter(self, key: str, *shape: int, value: torch.Tensor | None = None) -> Ref:
-        attrs = Attrs(shape=shape, dtype=torch.float32, requires_grad=True)
+    def parameter(
+        self,
+        key: str,
+        *shape: int,
+        value: torch.Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Ref:
+        attrs = Attrs(shape=shape, dtype=dtype, requires_grad=True)
         if value is not None:
             self.weights[key] = value
-        kind = TensorType(shape, torch.float32)
+        kind = TensorType(shape, dtype)
         return self._hold(NodeRecord(self._free(key), "parameter", (), attrs, (kind,), path=key))
 
     def buffer(self, key: str, value: torch.Tensor, persistent: bool = True) -> Ref:

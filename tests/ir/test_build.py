@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from retiarii.errors import GraphError
 from retiarii.ir.build import to_module
 from retiarii.ir.context import InputSpec
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import NodeRecord
+from retiarii.ir.parse import parse
 from retiarii.ir.types import (
     Attrs,
     BatchSize,
@@ -47,10 +49,11 @@ class Net(nn.Module):
 
 
 def net_graph(m: Any, net: Net, **context: Any) -> Graph:
-    x = m.input("x", 5, 3)
+    dtype = net.scale.dtype
+    x = m.input("x", 5, 3, dtype=dtype)
     for i in range(3):
         x = m.layer(net.stem[i], x, path=f"stem.{i}")
-    x = m.add("mul", x, m.parameter("scale", 4))
+    x = m.add("mul", x, m.parameter("scale", 4, dtype=dtype))
     x = m.add("add", x, m.buffer("shift", net.shift))
     x = m.add(
         "add",
@@ -487,3 +490,88 @@ def test_nothing_is_initialised_that_is_overwritten(
     assert set(devices) <= {"meta"}
     to_module(graph, seed=0)
     assert "cpu" in devices
+
+
+# --- parsed models ---------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(True))
+        self.act = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        y += x
+        out: torch.Tensor = self.act(y)
+        return out
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, bias=False)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.stem(image))
+        out: torch.Tensor = self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return out
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(6, 8, 2, batch_first=True)
+        self.a = nn.Linear(8, 4)
+        self.b = self.a
+        self.start = nn.Parameter(torch.randn(6))
+        self.register_buffer("table", torch.arange(8.0), persistent=False)
+
+    def forward(
+        self, batch: dict[str, torch.Tensor], *, scale: float = 2.0
+    ) -> dict[str, torch.Tensor | tuple[torch.Tensor, ...]]:
+        x = batch["x"] + self.start
+        out, (h, c) = self.rnn(x)
+        flat = out.reshape(x.shape[0], -1)[:, :8] * scale + self.table
+        with torch.no_grad():
+            mean = flat.mean(0)
+        return {"y": self.a(flat - mean), "h": (h[-1], c), "v": self.b(h[0])}
+
+
+MODELS: list[tuple[type[nn.Module], tuple[Any, ...]]] = [
+    (Residual, (torch.randn(2, 3, 8, 8),)),
+    (Recurrent, ({"x": torch.randn(3, 5, 6)},)),
+]
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value
+    return [t for part in parts for t in tensors(part)]
+
+
+@pytest.mark.parametrize(("kind", "inputs"), MODELS)
+def test_parsed_models_are_rebuilt(kind: type[nn.Module], inputs: tuple[Any, ...]) -> None:
+    model = kind()
+    graph = parse(model, inputs)
+    graph.verify()
+    made = graph.to_module()
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(compile(graph.to_source(), "model.py", "exec", dont_inherit=True), scope)
+    written = scope["Model"]()
+    again = Graph.from_text(str(graph))
+    assert str(again) == str(graph)
+    for other in (made, written):
+        assert list(other.state_dict()) == list(model.state_dict())
+        other.load_state_dict(model.state_dict(), strict=True)
+        for training in (True, False):
+            found = tensors(copy.deepcopy(other).train(training)(*inputs))
+            wanted = tensors(copy.deepcopy(model).train(training)(*inputs))
+            assert len(found) == len(wanted)
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    if not graph.context.constants and not any(r.op == "buffer" for r in graph.records()):
+        assert again.canonical_hash() == graph.canonical_hash()

@@ -443,8 +443,10 @@ def expression(kinds: Sequence[str], edges: Sequence[tuple[int, int]]) -> Term:
     for node in range(1, edges[-1][1] + 1):
         terms: list[Term] = []
         for number, ((source, target), kind) in enumerate(zip(edges, kinds, strict=True)):
+            if target != node or kind == "none":
+                continue
             value = nodes[source]
-            if target != node or kind == "none" or (value == ZERO and kind in ("skip", "pool")):
+            if value == ZERO and kind in ("skip", "pool"):
                 continue
             if kind == "skip":
                 terms += value[1:] if value[0] == "sum" else [value]

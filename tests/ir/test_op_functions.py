@@ -168,10 +168,25 @@ SAMPLES: dict[str, list[Sample]] = {
     # activations
     **{
         name: [lambda name=name: getattr(F, name)(x)]  # type: ignore[misc]
-        for name in (
-            "relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh "
-            "hardshrink softshrink tanhshrink softsign softplus logsigmoid"
-        ).split()
+        for name in [
+            "relu6",
+            "leaky_relu",
+            "elu",
+            "celu",
+            "selu",
+            "gelu",
+            "silu",
+            "mish",
+            "hardswish",
+            "hardsigmoid",
+            "hardtanh",
+            "hardshrink",
+            "softshrink",
+            "tanhshrink",
+            "softsign",
+            "softplus",
+            "logsigmoid",
+        ]
     },
     "relu": [
         lambda: F.relu(x),
@@ -220,12 +235,51 @@ SAMPLES: dict[str, list[Sample]] = {
             lambda name=name: getattr(torch, name)(unit),  # type: ignore[misc]
             lambda name=name: getattr(torch.Tensor, name)(unit),  # type: ignore[misc]
         ]
-        for name in (
-            "expm1 log1p sqrt square sign sgn sin tan asin atan sinh asinh atanh erf erfinv ceil "
-            "floor trunc frac deg2rad rad2deg nan_to_num exp exp2 log log2 log10 rsqrt reciprocal "
-            "cos acos cosh erfc lgamma digamma isnan isinf isfinite signbit logical_not sinc i0 "
-            "logit"
-        ).split()
+        for name in [
+            "expm1",
+            "log1p",
+            "sqrt",
+            "square",
+            "sign",
+            "sgn",
+            "sin",
+            "tan",
+            "asin",
+            "atan",
+            "sinh",
+            "asinh",
+            "atanh",
+            "erf",
+            "erfinv",
+            "ceil",
+            "floor",
+            "trunc",
+            "frac",
+            "deg2rad",
+            "rad2deg",
+            "nan_to_num",
+            "exp",
+            "exp2",
+            "log",
+            "log2",
+            "log10",
+            "rsqrt",
+            "reciprocal",
+            "cos",
+            "acos",
+            "cosh",
+            "erfc",
+            "lgamma",
+            "digamma",
+            "isnan",
+            "isinf",
+            "isfinite",
+            "signbit",
+            "logical_not",
+            "sinc",
+            "i0",
+            "logit",
+        ]
     },
     "acosh": [lambda: torch.acosh(pos + 1)],
     "abs": [lambda: abs(x), lambda: torch.absolute(x), lambda: x.clone().abs_()],
@@ -280,9 +334,9 @@ SAMPLES: dict[str, list[Sample]] = {
     "ldexp": [lambda: torch.ldexp(x, whole)],
     "eq": [lambda: x == y, lambda: torch.eq(x, 0.5), lambda: x.eq(y)],
     "ne": [lambda: x != y, lambda: torch.not_equal(x, y)],
-    "lt": [lambda: x < y, lambda: torch.less(x, 0), lambda: 0 > x],
+    "lt": [lambda: x < y, lambda: torch.less(x, 0), lambda: x < 0],
     "le": [lambda: x <= 0, lambda: x.le(y)],
-    "gt": [lambda: x > y, lambda: 0 < x],
+    "gt": [lambda: x > y, lambda: x > 0],
     "ge": [lambda: x >= 0, lambda: torch.greater_equal(x, y)],
     "isclose": [lambda: torch.isclose(x, y, atol=0.5)],
     "logical_and": [lambda: torch.logical_and(true, more)],

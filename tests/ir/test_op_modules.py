@@ -126,10 +126,29 @@ SAMPLES: dict[str, list[Sample]] = {
     "LocalResponseNorm": [_one(nn.LocalResponseNorm(2), img)],
     **{
         name: [_one(getattr(nn, name)(), x)]
-        for name in (
-            "ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh "
-            "Hardshrink Softshrink Tanhshrink Softsign Softplus LogSigmoid Sigmoid Tanh RReLU"
-        ).split()
+        for name in [
+            "ReLU",
+            "ReLU6",
+            "LeakyReLU",
+            "ELU",
+            "CELU",
+            "SELU",
+            "GELU",
+            "SiLU",
+            "Mish",
+            "Hardswish",
+            "Hardsigmoid",
+            "Hardtanh",
+            "Hardshrink",
+            "Softshrink",
+            "Tanhshrink",
+            "Softsign",
+            "Softplus",
+            "LogSigmoid",
+            "Sigmoid",
+            "Tanh",
+            "RReLU",
+        ]
     },
     "Threshold": [_one(nn.Threshold(0.1, 2.0), x)],
     "PReLU": [_one(nn.PReLU(), x), _one(nn.PReLU(4), img)],

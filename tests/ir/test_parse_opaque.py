@@ -308,3 +308,49 @@ def test_torchscript_and_compiled_modules() -> None:
     graph = parsed(Around(inner), torch.randn(2, 4))
     assert graph.opaque == ()
     assert inner._compiled_call_impl is not None
+
+
+class AssignsBuffer(nn.Module):
+    """Only written in forward: a second run would not show it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x):
+        self.seen = self.seen * 0 + x.detach().mean(0)
+        return x * 2
+
+
+class CountsCalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+class Remembers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = None
+
+    def forward(self, x):
+        y = x if self.last is None else x + self.last
+        self.last = x.detach().mean()
+        return y
+
+
+@pytest.mark.parametrize("kind", [AssignsBuffer, CountsCalls, Remembers])
+def test_state_between_calls_is_kept_in_an_opaque_node(kind: type[nn.Module]) -> None:
+    model = Around(kind())
+    graph = parsed(model, torch.randn(2, 4))
+    assert [n.path for n in graph.opaque] == ["inner"]
+    built = graph.to_module()
+    for _ in range(3):
+        x = torch.randn(3, 4)
+        torch.testing.assert_close(built(x), model(x))
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(built.state_dict()[key], value)

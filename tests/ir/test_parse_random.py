@@ -88,7 +88,9 @@ class Program(nn.Module):
             elif kind == "write":
                 WRITES[j % len(WRITES)](a)
             elif kind == "layer":
-                layer = (self.relu, self.same, self.drop)[j % 3]
+                # In evaluation mode dropout returns its argument itself: a copy, so that a write
+                # to it means the same in both modes.
+                layer = (self.relu, self.same, lambda a: self.drop(a) * 1)[j % 3]
                 env.append(layer(a) if a.shape[-1] != 3 or j % 4 else self.fc(a))
             elif kind == "branch":
                 env.append(a * 2 if a.dim() > b.dim() else a - 1)
@@ -112,7 +114,7 @@ def runs(model: nn.Module, x: torch.Tensor) -> bool:
     return True
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS, seed=st.integers(0, 3))
 def test_random_programs(steps: list[Step], seed: int) -> None:
     torch.manual_seed(seed)
@@ -124,6 +126,7 @@ def test_random_programs(steps: list[Step], seed: int) -> None:
         assume(runs(model, torch.randn(5, *shape, dtype=torch.float64)))
     graph = parse(model, torch.randn(2, *shape, dtype=torch.float64))
     graph.verify()
+    assert graph.opaque == ()
     built = graph.to_module()
     built.load_state_dict(model.state_dict(), strict=True)
     for training in (False, True):

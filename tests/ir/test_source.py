@@ -20,50 +20,50 @@ from retiarii.ir.source import to_source
 from retiarii.ir.types import Attrs, FrozenDict, Ref, Result, TensorType, TypeOf
 
 RUN = """
-import sys, torch
-assert not any(name.startswith("retiarii") for name in sys.modules)
+import sys
+sys.path.insert(0, ".")
+sys.modules["retiarii"] = None  # importing it is an error now
+import torch
 from model import Model
-torch.manual_seed(0)
 model = Model()
-state = torch.load("weights.pt", weights_only=True)
-assert list(model.state_dict()) == list(state), (list(model.state_dict()), list(state))
-model.load_state_dict(state, strict=True)
-inputs = torch.load("inputs.pt", weights_only=True)
-for training in (False, True):
-    model.train(training)
-    torch.manual_seed(1)
-    out = model(*inputs)
-    torch.save(out if isinstance(out, torch.Tensor) else tuple(out), f"out{training}.pt")
-assert not any(name.startswith("retiarii") for name in sys.modules)
+model.load_state_dict(torch.load("weights.pt", weights_only=True), strict=True)
+torch.save(model.eval()(*torch.load("inputs.pt", weights_only=True)), "out.pt")
 """
 
 
-def check(graph: Graph, tmp_path: Path, *inputs: torch.Tensor) -> str:
-    """Runs the source where retiarii is not importable; its outputs are those of the module."""
+def check(graph: Graph, *inputs: torch.Tensor) -> str:
+    """The source's class has the module's keys, takes its weights and gives its outputs."""
     text = to_source(graph)
     module = to_module(graph, seed=5)
-    (tmp_path / "model.py").write_text(text)
-    (tmp_path / "run.py").write_text(RUN)
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(compile(text, "model.py", "exec", dont_inherit=True), scope)
+    written = scope["Model"]()
+    assert list(written.state_dict()) == list(module.state_dict())
+    written.load_state_dict(module.state_dict(), strict=True)
+    for training in (False, True):
+        outputs = []
+        for model in (module, written):
+            model.train(training)
+            torch.manual_seed(1)
+            out = model(*inputs)
+            outputs.append([out] if isinstance(out, torch.Tensor) else list(out))
+        assert len(outputs[0]) == len(outputs[1])
+        assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+    return text
+
+
+def check_alone(graph: Graph, tmp_path: Path, *inputs: torch.Tensor) -> None:
+    """The same in a process where retiarii cannot be imported."""
+    (tmp_path / "model.py").write_text(to_source(graph))
+    module = to_module(graph, seed=5).eval()
     torch.save(module.state_dict(), tmp_path / "weights.pt")
     torch.save(inputs, tmp_path / "inputs.pt")
     done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{RUN}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-I", "-c", RUN], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr + text
-    for training in (False, True):
-        module.train(training)
-        torch.manual_seed(1)
-        wanted = module(*inputs)
-        found = torch.load(tmp_path / f"out{training}.pt", weights_only=True)
-        if isinstance(wanted, torch.Tensor):
-            assert torch.equal(found, wanted)
-        else:
-            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-    return text
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.equal(found, module(*inputs))
 
 
 def test_a_convolutional_net(maker: Any, tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_a_convolutional_net(maker: Any, tmp_path: Path) -> None:
     x = m.add("flatten", m.add("relu", x), start_dim=1)
     x = m.layer(nn.Linear(144, 5), x, path="ops.3x3")
     x = m.add("mul", x, m.parameter("blocks.0.scale", 5))
-    text = check(
-        m.graph(m.add("add", x, m.parameter("shift", 5))), tmp_path, torch.randn(2, 3, 8, 8)
-    )
+    graph = m.graph(m.add("add", x, m.parameter("shift", 5)))
+    check_alone(graph, tmp_path, torch.randn(2, 3, 8, 8))
+    text = check(graph, torch.randn(2, 3, 8, 8))
     assert "stem = self.stem(x)" in text
     assert "nn.Conv2d(3, 8, 3, padding=1)," in text
     assert "ops_3x3 * self.blocks[0].scale" in text
@@ -93,18 +93,18 @@ def test_a_convolutional_net(maker: Any, tmp_path: Path) -> None:
     assert all("torch" in line for line in imports)
 
 
-def test_a_recurrent_net_with_several_outputs(maker: Any, tmp_path: Path) -> None:
+def test_a_recurrent_net_with_several_outputs(maker: Any) -> None:
     m = maker()
     x, y = m.input("x", 5, 2, 3), m.input("y", 5, 2, 3)
     node = m.layer(nn.LSTM(3, 4, num_layers=2), m.add("add", x, y), path="rnn")
     attention = m.layer(nn.MultiheadAttention(4, 2), node, node, node, path="mix")
     outputs = (attention, Ref(node.node, 1), Ref(node.node, 2))
     graph = m.graph(*outputs, structure=(Result(0), Result(1), Result(2)))
-    text = check(graph, tmp_path, torch.randn(5, 2, 3), torch.randn(5, 2, 3))
+    text = check(graph, torch.randn(5, 2, 3), torch.randn(5, 2, 3))
     assert "output 2" in text
 
 
-def test_shared_and_tied_and_frozen(maker: Any, tmp_path: Path) -> None:
+def test_shared_and_tied_and_frozen(maker: Any) -> None:
     m = maker()
     x = m.input("x", 2, 3)
     layer = nn.Linear(3, 3)
@@ -127,7 +127,7 @@ def test_shared_and_tied_and_frozen(maker: Any, tmp_path: Path) -> None:
         frozen=frozenset({"a.bias"}),
         modes={"norms.first": False},
     )
-    check(graph, tmp_path, torch.randn(2, 3))
+    check(graph, torch.randn(2, 3))
     scope: dict[str, Any] = {}
     exec(to_source(graph), scope)
     model = scope["Model"]()
@@ -137,7 +137,7 @@ def test_shared_and_tied_and_frozen(maker: Any, tmp_path: Path) -> None:
     assert not model.norms.first.training
 
 
-def test_layers_at_the_root_and_constants(maker: Any, tmp_path: Path) -> None:
+def test_layers_at_the_root_and_constants(maker: Any) -> None:
     m = maker()
     x = m.input("x", 2, 3)
     for i, layer in enumerate((nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))):
@@ -145,16 +145,16 @@ def test_layers_at_the_root_and_constants(maker: Any, tmp_path: Path) -> None:
     x = m.add("add", x, m.constant("shift", torch.tensor([0.1, float("inf"), -2.5])))
     x = m.add("mul", x, m.buffer("scale", torch.tensor([1.5, 2.5, 3.5]), persistent=False))
     x = m.add("setitem", x, index=(slice(None), 0), value=1.0)
-    text = check(m.graph(x), tmp_path, torch.randn(2, 3))
+    text = check(m.graph(x), torch.randn(2, 3))
     assert "class Model(nn.Sequential):" in text
 
 
-def test_awkward_paths(maker: Any, tmp_path: Path) -> None:
+def test_awkward_paths(maker: Any) -> None:
     m = maker()
     x = m.input("F", 2, 3)
     for path in ("a.lambda", "a.1", "a.__hidden", "b.x-y", "c", "c.inner"):
         x = m.layer(nn.Linear(3, 3), x, path=path)
-    check(m.graph(m.add("gelu", x)), tmp_path, torch.randn(2, 3))
+    check(m.graph(m.add("gelu", x)), torch.randn(2, 3))
 
 
 Pair = namedtuple("Pair", ["left", "right"])
@@ -223,3 +223,43 @@ def test_a_class_needs_a_name(maker: Any) -> None:
     assert "class Best(nn.Module):" in to_source(graph, "Best")
     with pytest.raises(GraphError, match="name of a class"):
         to_source(graph, "not a name")
+
+
+def test_a_dict_at_the_root(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    x = m.layer(nn.Linear(3, 3), m.layer(nn.Linear(3, 3), x, path="3x3"), path="1x1")
+    text = check(m.graph(x), torch.randn(2, 3))
+    assert "class Model(nn.ModuleDict):" in text
+
+
+def test_a_class_of_the_models_own_name(maker: Any) -> None:
+    @dataclass
+    class Model:
+        y: torch.Tensor
+
+    m = maker()
+    x = m.input("x", 2, 3)
+    structure = (TypeOf(Model), FrozenDict((("y", Result(0)),)))
+    scope: dict[str, Any] = {"__name__": "model"}
+    text = to_source(m.graph(x, structure=structure))
+    exec(compile(text, "model.py", "exec", dont_inherit=True), scope)
+    assert torch.equal(scope["Model"]()(torch.ones(1)).y, torch.ones(1))
+
+
+def test_nested_sequences_are_called_as_one(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    for path in ("net.0", "net.1.0", "net.1.1"):
+        x = m.layer(nn.Linear(3, 3), x, path=path)
+    text = check(m.graph(x), torch.randn(2, 3))
+    assert "net = self.net(x)" in text
+
+
+def test_a_value_read_inside_a_sequence_keeps_it_open(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    inner = m.layer(nn.Linear(3, 3), x, path="net.0")
+    outer = m.layer(nn.Linear(3, 3), inner, path="net.1")
+    text = check(m.graph(m.add("sub", outer, inner)), torch.randn(2, 3))
+    assert "self.net[1](net_0)" in text

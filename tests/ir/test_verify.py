@@ -113,3 +113,12 @@ def test_users_are_what_reads(good: Graph) -> None:
     good._users["fc"] = {}
     with pytest.raises(GraphError, match="list of users"):
         verify(good)
+
+
+def test_calls_of_one_module_may_differ_in_their_arguments(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 3, 2, 4)
+    layer = nn.MultiheadAttention(4, 2)
+    first = m.layer(layer, x, x, x, path="mix")
+    graph = m.graph(m.layer(layer, first, first, first, path="mix", need_weights=False))
+    verify(graph)

@@ -13,7 +13,8 @@ from retiarii.ir.graph import Graph
 from retiarii.ir.node import Node
 from retiarii.mutators.choice import choice, randint, uniform
 from retiarii.mutators.mutator import Mutator
-from retiarii.space import ModelSpace, SearchSpace
+from retiarii.search_space import SearchSpace
+from retiarii.space import ModelSpace
 
 
 class Net(nn.Module):
@@ -127,7 +128,11 @@ def test_inherited_weights_are_kept_where_shapes_are() -> None:
     example = torch.zeros(2, 1, 8, 8)
     space = ModelSpace(base, example, weights="inherit").apply_mutator("mixer", Inception())
     model = space.freeze(
-        {"Inception/mixer/branches": 2, "Inception/mixer/op0": "conv", "Inception/mixer/op1": "conv"}
+        {
+            "Inception/mixer/branches": 2,
+            "Inception/mixer/op0": "conv",
+            "Inception/mixer/op1": "conv",
+        }
     ).build(0)
     state, original = model.state_dict(), base.state_dict()
     assert torch.equal(state["stem.0.weight"], original["stem.0.weight"])

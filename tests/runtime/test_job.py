@@ -7,7 +7,7 @@ import pytest
 from retiarii.errors import RetiariiError
 from retiarii.mutators.choice import choice, loguniform
 from retiarii.runtime.job import Job, JobTrial, point_of
-from retiarii.space import SearchSpace
+from retiarii.search_space import SearchSpace
 
 RAWS = (("op", 1), ("lr", 0.1 + 0.2))
 

@@ -40,6 +40,9 @@ _MORE_NAMES: Final = {
 _MORE_PARAMETERS: Final = {"nan_to_num": ", nan=None, posinf=None, neginf=None"}
 
 
+_COMMUTATIVE_WORDS: Final = frozenset({"add", "mul", "and", "or", "xor"})
+
+
 def _operator(word: str, *, arithmetic: bool = True) -> tuple[Spelling, ...]:
     """The operator's methods (plain, reflected, in place) and the functions of ``operator``."""
     plain = (
@@ -52,7 +55,8 @@ def _operator(word: str, *, arithmetic: bool = True) -> tuple[Spelling, ...]:
         *plain,
         Spelling(f"operator.i{word}", inplace=True),
         Spelling(f"Tensor.__i{word}__", inplace=True),
-        Spelling(f"Tensor.__r{word}__", swapped=True),
+        # What commutes is one call, whichever side the number is on.
+        Spelling(f"Tensor.__r{word}__", swapped=word not in _COMMUTATIVE_WORDS),
     )
 
 

@@ -46,7 +46,14 @@ MATMUL: Final[tuple[Row, ...]] = (
     function(
         "inner", "input: T, other: T", "torch.inner", zero_preserving=always, flops=flops.matmul
     ),
-    function("outer", "input: T, vec2: T", "torch.outer", "torch.ger", "Tensor.ger", zero_preserving=always),
+    function(
+        "outer",
+        "input: T, vec2: T",
+        "torch.outer",
+        "torch.ger",
+        "Tensor.ger",
+        zero_preserving=always,
+    ),
     function("kron", "input: T, other: T", "torch.kron", zero_preserving=always),
     function(
         "addmm",

@@ -45,7 +45,9 @@ RANDOMNESS: Final[tuple[Row, ...]] = (
     ),
     _random("randperm", f"n: P, *, {_MADE}", "torch.randperm"),
     _random(
-        "normal", "mean: T, std: T = None, size=None, *, dtype=None, device=None", "torch.normal"
+        "normal",
+        "mean: T, std: T = None, size=None, *, dtype=None, device=None, requires_grad=False",
+        "torch.normal",
     ),
     _random("rand_like", f"input: T, {_LIKE}", "torch.rand_like"),
     _random("randn_like", f"input: T, {_LIKE}", "torch.randn_like"),

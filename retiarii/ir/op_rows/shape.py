@@ -174,7 +174,7 @@ SHAPE: Final[tuple[Row, ...]] = (
         "Tensor.to",
         *(Spelling(f"Tensor.{name}", presets={"dtype": d}) for name, d in _DTYPES.items()),
         Spelling("Tensor.cpu", presets={"device": "cpu"}),
-        Spelling("Tensor.cuda", presets={"device": "cuda"}),
+        Spelling("Tensor.cuda", fallbacks={"device": "cuda"}),
         normalise=_to_by_name,
     ),
     _moves("type", "input: T, dtype", "Tensor.type", "Tensor.type", alias=_cast_alias),

@@ -43,7 +43,7 @@ class Trace:
         constants: key -> the constants' tensors.
         outputs: what forward returned, frozen, with a `Ref` for each tensor.
         random: whether Python's or NumPy's random numbers were drawn.
-        stateful: paths of modules whose own attributes the forward changed.
+        stateful: whether forward changed attributes of modules.
     """
 
     batch: int
@@ -54,7 +54,7 @@ class Trace:
     constants: Mapping[str, torch.Tensor]
     outputs: Any
     random: bool
-    stateful: tuple[str, ...] = ()
+    stateful: bool
 
 
 class NodeNames:

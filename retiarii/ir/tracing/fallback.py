@@ -25,7 +25,8 @@ class RealRun:
     """Runs a copy of the model on its example inputs, and notes what every module returned.
 
     Args:
-        model: the user's model; the copy has real weights.
+        model: the user's model; the copy has real weights. One that cannot be copied is given
+            copies of its tensors, and the caller puts its attributes back.
         args: the example inputs.
         kwargs: likewise.
         gradients: run under autograd: the model uses it in forward.
@@ -43,7 +44,7 @@ class RealRun:
         self._calls: dict[str, int] = {}
         self._path: str = ""
         self._failed: tuple[str, Exception] | None = None
-        twin, borrowed = _real_copy(model)
+        twin = _real_copy(model)
         for path, module in ModelState.of(twin).modules.items():
             module.__dict__["_compiled_call_impl"] = functools.partial(self._call, module, path)
         args, kwargs = map_tensors(_real, args), map_tensors(_real, kwargs)
@@ -55,9 +56,6 @@ class RealRun:
             failed = self._failed
             path = failed[0] if failed is not None and failed[1] is error else ""
             raise Broken(path, error, sites.of_traceback(error.__traceback__)) from error
-        finally:
-            for tensor, value in borrowed:
-                tensor.data = value
 
     def result(self, path: str, number: int) -> Any:
         """What call ``number`` of the module returned: frozen, with a `TensorType` a tensor.
@@ -104,24 +102,25 @@ class RealRun:
         return result
 
 
-def _real_copy(model: nn.Module) -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """A copy with real weights; the model itself, and what to put back, where it has none."""
+def _real_copy(model: nn.Module) -> nn.Module:
+    """A copy with real weights; the model itself with copies of its tensors, if need be."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and tensor.is_meta:
+            if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = _like_parameter(tensor, _real(tensor))
         for value in module.__dict__.values():
             if isinstance(value, torch.Tensor) and value.grad_fn is not None:
                 memo[id(value)] = _real(value)
+    twins = dict(memo)
     try:
-        return copy.deepcopy(model, memo), []
+        return copy.deepcopy(model, memo)
     except Exception:
-        held = [*model.parameters(), *model.buffers()]
-        borrowed = [(t, t.data) for t in held]
-        for tensor in held:
-            tensor.data = _real(tensor)
-        return model, borrowed
+        for module in model.modules():
+            kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for held in kinds:
+                held.update({n: twins[id(t)] for n, t in held.items() if t is not None})
+        return model
 
 
 def _like_parameter(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

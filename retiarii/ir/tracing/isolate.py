@@ -28,9 +28,30 @@ class Snapshot:
         for _, attributes in self._modules:
             for value in attributes.values():
                 if type(value) in _CONTAINERS:
-                    self._containers[id(value)] = (value, value.copy())
+                    # Most are empty (a module has a dozen dicts of hooks), and copies cost.
+                    self._containers[id(value)] = (value, value.copy() if value else ())
+
+    def assigned(self) -> list[tuple[nn.Module, str]]:
+        """The parameters and buffers that were exchanged for other tensors: (module, name)."""
+        return [
+            (module, name)
+            for module, attributes in self._modules
+            for kind in ("_parameters", "_buffers")
+            for name, old in dict(self._containers[id(attributes[kind])][1]).items()
+            if module.__dict__[kind].get(name) is not old
+        ]
+
+    def differs(self) -> bool:
+        """Whether any attribute is another object than it was."""
+        return any(
+            not _same(content, container) for container, content in self._containers.values()
+        ) or any(
+            not _same(_own(module.__dict__), _own(attributes))
+            for module, attributes in self._modules
+        )
 
     def restore(self) -> None:
+        """Puts everything back."""
         for module, attributes in self._modules:
             if not _same(module.__dict__, attributes):
                 module.__dict__.clear()
@@ -41,10 +62,17 @@ class Snapshot:
                 (container.extend if isinstance(container, list) else container.update)(content)
 
 
+def _own(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that are not of the trace's making."""
+    return {k: v for k, v in attributes.items() if k != "_compiled_call_impl"}
+
+
 def _same(one: Any, other: Any) -> bool:
     """Whether two containers hold the same objects in the same order."""
     if len(one) != len(other):
         return False
+    if not one:
+        return True
     if isinstance(one, dict):
         return all(a == b for a, b in zip(one, other, strict=True)) and all(
             a is b for a, b in zip(one.values(), other.values(), strict=True)
@@ -78,7 +106,7 @@ def python_random_kept() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[Snapshot]:
     """Restores the model's attributes, random states and autograd's mode at its end."""
     snapshot = Snapshot(model)
     try:
@@ -89,7 +117,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             torch.enable_grad(),
             torch.autocast("cpu", enabled=False),
         ):
-            yield
+            yield snapshot
     finally:
         snapshot.restore()
 
@@ -116,10 +144,9 @@ def meta_copy(model: nn.Module, state: ModelState) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception:
         for module in state.modules.values():
-            for held in (module._parameters, module._buffers):
-                for name, tensor in held.items():
-                    if tensor is not None:
-                        held[name] = twins[id(tensor)]  # type: ignore[assignment]
+            kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for held in kinds:
+                held.update({n: twins[id(t)] for n, t in held.items() if t is not None})
         return model
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from retiarii.errors import GraphError
 from retiarii.ir.ops import OPS, constructor_attrs, module_attrs, module_op
+from retiarii.ir.tracing.structure import map_tensors, tensors_in
 from retiarii.ir.types import Attrs
 
 _HOOKS = (
@@ -30,10 +31,37 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 class Layers:
-    """Recognises layers; remembers how each (class, arguments) comes out of its constructor."""
+    """Recognises layers; remembers how each (class, arguments) comes out of its constructor, and
+    what it returns."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, Attrs], nn.Module | None] = {}
+        self._results: dict[Any, Any] = {}
+
+    def run(
+        self, module: nn.Module, op: str, attrs: Attrs, operands: list[torch.Tensor], call: Any
+    ) -> Any:
+        """What a layer returns, from memory where an equal one was called on such tensors.
+
+        Args:
+            module: the layer.
+            op: its op.
+            attrs: the constructor's arguments and those of the call.
+            operands: the tensors that it is called on, without storage.
+            call: calls it.
+        """
+        inputs = tuple((t.shape, t.stride(), t.dtype, t.requires_grad) for t in operands)
+        key = (op, attrs, inputs, module.training, torch.is_grad_enabled())
+        if key in self._results:
+            return map_tensors(_another, self._results[key])
+        made = call()
+        memory = {t.untyped_storage()._cdata for t in operands}
+        returned = list(tensors_in(made))
+        own = {t.untyped_storage()._cdata for t in returned}
+        if len(own) == len(returned) and not own & memory:
+            # Results that share memory with the input would be views of another tensor.
+            self._results[key] = made
+        return made
 
     def attrs_of(self, module: nn.Module) -> tuple[str, Attrs] | None:
         """The op and constructor arguments; ``None`` where the module is not just such a layer."""
@@ -49,6 +77,18 @@ class Layers:
             self._made[key] = _make(op, attrs)
         twin = self._made[key]
         return key if twin is not None and _alike(module, twin) else None
+
+
+def _another(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor like ``tensor``, which like it takes gradients and is no leaf."""
+    made = torch.empty_strided(
+        tensor.shape,
+        tensor.stride(),
+        dtype=tensor.dtype,
+        device="meta",
+        requires_grad=tensor.requires_grad,
+    )
+    return made.clone() if tensor.requires_grad else made
 
 
 def _make(op: str, attrs: Attrs) -> nn.Module | None:

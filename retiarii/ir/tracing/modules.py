@@ -158,7 +158,13 @@ class ModuleCalls:
             raise Unlowerable("writes a tensor that outlives the call in place", site)
         run_on = {i: recorder.values.meta(e) for i, e in entries.items()}
         swapped = map_tensors(lambda t: run_on[id(t)], (args, kwargs))
-        result = recorder._execute(module, *swapped)
+        result = self._layers.run(
+            module,
+            op,
+            attrs,
+            [run_on[id(t)] for t in operands],
+            lambda: recorder.execute(module, *swapped),
+        )
         name = self._name(path, module)
         if in_place:
             record = recorder.emit(

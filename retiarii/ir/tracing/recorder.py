@@ -14,7 +14,7 @@ from retiarii.ir.tracing import functions as known
 from retiarii.ir.tracing.binding import BoundCall, bind
 from retiarii.ir.tracing.devices import Devices
 from retiarii.ir.tracing.events import Event, NodeNames
-from retiarii.ir.tracing.signals import Unlowerable
+from retiarii.ir.tracing.signals import Unlowerable, first_line
 from retiarii.ir.tracing.sources import Sources
 from retiarii.ir.tracing.structure import (
     NotAStructureError,
@@ -106,11 +106,11 @@ class Recorder(TorchFunctionMode):
         if name in known.LITERALS and not any(True for _ in tensors_in((args, kwargs))):
             return self._literal(func, args, kwargs)
         entries = {id(t): self.entry(t) for t in tensors_in((args, kwargs))}
-        concrete = all(e.storage.concrete for e in entries.values())
+        concrete = all(e.concrete for e in entries.values())
         if name in known.READS:
             if not concrete or name in ("numpy", "__array__"):
                 raise Unlowerable(f"reads the numbers in a tensor ({name.strip('_')})")
-            return self._execute(func, args, kwargs)
+            return self.execute(func, args, kwargs)
         bound = bind(func, name, args, kwargs, self.devices)
         if bound.in_place:
             self._check_writable(bound, entries)
@@ -122,7 +122,7 @@ class Recorder(TorchFunctionMode):
         swapped = self._swap(args, kwargs, entries, real)
         run_on = [(e, self._exec_tensor(e, real)) for e in entries.values()]
         before = [tensor._version for _, tensor in run_on]
-        result = self._execute(func, *swapped)
+        result = self.execute(func, *swapped)
         if bound.in_place:
             return self._write(bound, entries[id(bound.operands[0])], swapped, site)
         if [tensor._version for _, tensor in run_on] != before:
@@ -153,14 +153,18 @@ class Recorder(TorchFunctionMode):
         if torch._C._are_functorch_transforms_active():
             raise Unlowerable("computes under a torch.func transform")
 
-    def _execute(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def execute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Runs a function or a layer, recording nothing.
+
+        Raises:
+            Unlowerable: it raised.
+        """
         outer, self.executing = self.executing, True
         try:
             return func(*args, **kwargs)
         except Exception as error:
-            first = str(error).strip().splitlines()
             raise Unlowerable(
-                f"{known.name_of(func)} fails: {first[0] if first else type(error).__name__}",
+                f"{known.name_of(func)} fails: {first_line(error)}",
                 failed=not isinstance(error, NotImplementedError) and "meta" not in str(error),
             ) from error
         finally:
@@ -304,7 +308,7 @@ class Recorder(TorchFunctionMode):
 
     def _literal(self, func: Any, args: Any, kwargs: Any) -> Any:
         args, placed = self.devices.for_execution(args, kwargs, meta=False, factory=True)
-        made = self._execute(func, args, placed)
+        made = self.execute(func, args, placed)
         made = made.detach() if made.requires_grad else made
         self.sources.constant(made, self.devices.of_result(args, kwargs, []), fresh=True)
         return made
@@ -328,14 +332,14 @@ class Recorder(TorchFunctionMode):
         """Records an in-place call as what it computes, and lets its target hold the result."""
         made = meta = self.values.meta(target)
         if known.is_in_place(bound.name) and not bound.assigns:
-            made = self._execute(bound.twin, *self._metas(swapped))
+            made = self.execute(bound.twin, *self._metas(swapped))
             if not isinstance(made, torch.Tensor) or made.shape != meta.shape:
                 raise Unlowerable(f"{bound.name} changes the shape of what it writes")
         record = self.emit(bound.op, bound.operands, Attrs(bound.attrs), made, site=site)
         ref = Ref(record.name)
         if made.dtype != meta.dtype:
             ref = self.read(self.run(torch.Tensor.to, self._temporary(ref, made), meta.dtype))
-        concrete = all(self.entry(t).storage.concrete for t in bound.operands)
+        concrete = all(self.entry(t).concrete for t in bound.operands)
         target.storage.concrete = concrete and not known.is_random(bound.name)
         self.values.write(target, ref, self)
         return target.tensor

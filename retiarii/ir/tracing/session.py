@@ -16,10 +16,11 @@ from retiarii.ir.tracing.isolate import Snapshot, meta_copy, python_random_state
 from retiarii.ir.tracing.layers import Layers
 from retiarii.ir.tracing.modules import ModuleCalls
 from retiarii.ir.tracing.recorder import Recorder
-from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable
+from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable, first_line
 from retiarii.ir.tracing.sources import Sources
 from retiarii.ir.tracing.state import ModelState
 from retiarii.ir.tracing.structure import NotAStructureError, freeze_structure, tensors_in
+from retiarii.ir.tracing.unify import DivergedError, solve_nothing, unify
 from retiarii.ir.tracing.where import CallSites
 from retiarii.ir.types import Ref, TensorType
 
@@ -30,9 +31,10 @@ class Session:
     Args:
         model: the user's; untouched, unless it cannot be copied (the caller restores it).
         example: its example inputs.
+        original: the model's attributes as they were.
     """
 
-    def __init__(self, model: nn.Module, example: Any) -> None:
+    def __init__(self, model: nn.Module, example: Any, original: Snapshot) -> None:
         self.model = model
         self.state = ModelState.of(model)
         self.inputs = ExampleInputs.bind(model, example)
@@ -41,7 +43,7 @@ class Session:
             for path, module in self.state.modules.items()
             if path and isinstance(getattr(type(module), "opaque_reason", None), str)
         }
-        self._original = Snapshot(model)
+        self._original = original
         self._layers = Layers()
         self._real: RealRun | None = None
         self._isolate()
@@ -53,13 +55,16 @@ class Session:
 
     # --- traces ------------------------------------------------------------------------------
 
-    def trace(self, batch: int, training: bool, *, watch: bool = False) -> Trace:
+    def trace(
+        self, batch: int, training: bool, *, watch: bool = False, again: bool = False
+    ) -> Trace:
         """Runs the copy's forward once, on tensors without storage.
 
         Args:
             batch: the batch size.
             training: the model's mode; modules that differ from the model keep their own.
             watch: find the module that draws random numbers in Python.
+            again: run it a second time, on the attributes that the first run left, and return that.
 
         Raises:
             Unlowerable: a submodule must become opaque (``path`` says which).
@@ -69,12 +74,18 @@ class Session:
         self._clean.restore()
         if training != self.model.training:
             self._copy.train(training)
-            for path in self.state.modes:
-                self._copied.modules[path].training = self.state.modes[path]
+            for path, flag in self.state.modes.items():
+                self._copied.modules[path].training = flag
+        try:
+            made = self._run(batch, training, watch)
+            return self._run(batch, training, watch) if again else made
+        finally:
+            self._clean.restore()
+
+    def _run(self, batch: int, training: bool, watch: bool) -> Trace:
         devices = Devices(self.inputs.device)
         sources = self.sources()
-        reserved = frozenset(self.state.tensors) | frozenset(self.state.modules)
-        names = NodeNames(reserved)
+        names = NodeNames(frozenset(self.state.tensors) | frozenset(self.state.modules))
         sites = CallSites(ModuleCalls.call.__code__)
         recorder = Recorder(sources, names, devices, sites)
         args, kwargs = self.inputs.meta(batch)
@@ -98,8 +109,7 @@ class Session:
             failed = calls.failure
             path = failed[0] if failed is not None and failed[1] is error else ""
             raise Broken(path, error, sites.of_traceback(error.__traceback__)) from error
-        finally:
-            self._clean.restore()
+        self._check_assigned()
         return Trace(
             batch,
             training,
@@ -109,7 +119,16 @@ class Session:
             sources.constants,
             outputs,
             python_random_state() != before,
+            self._clean.differs(),
         )
+
+    def _check_assigned(self) -> None:
+        """A parameter or buffer that forward assigns is state that no node keeps."""
+        paths = {id(module): path for path, module in self._copied.modules.items()}
+        for module, name in self._clean.assigned():
+            path = paths[id(module)]
+            if not any(_holds(opaque, path) for opaque in self.opaque):
+                raise Unlowerable(f"assigns the buffer {name!r} in forward", path=path)
 
     def sources(self) -> Sources:
         """The model's tensors, as a trace finds them."""
@@ -167,8 +186,7 @@ class Session:
         module = self.state.modules.get(broken.path, self.model)
         kind = type(module).__name__
         place = f"module {broken.path!r} ({kind})" if broken.path else f"the model itself ({kind})"
-        text = str(broken.error).strip().splitlines()
-        cause = f"{type(broken.error).__name__}: {text[0] if text else ''}".rstrip(": ")
+        cause = f"{type(broken.error).__name__}: {first_line(broken.error)}"
         return ParseError(
             f"the model does not run on its example inputs: {cause}",
             where=f"{place}, {broken.where}" if broken.where else place,
@@ -187,14 +205,36 @@ class Session:
                 made = self.trace(self.inputs.batch, self.model.training)
                 if made.random:
                     made = self.trace(self.inputs.batch, self.model.training, watch=True)
+                if made.stateful:
+                    self._check_repeatable(made)
                 return made
             except NeedsRealTypes:
                 self.run_for_real()
             except Broken as broken:
                 self.run_for_real()
-                text = str(broken.error).strip().splitlines()
                 raise Unlowerable(
-                    f"fails without data: {text[0] if text else type(broken.error).__name__}",
-                    broken.where,
-                    broken.path,
+                    f"fails without data: {first_line(broken.error)}", broken.where, broken.path
                 ) from broken.error
+
+    def _check_repeatable(self, first: Trace) -> None:
+        """Forward left attributes behind: a second call must do what the first did.
+
+        Raises:
+            Unlowerable: it does something else.
+        """
+        try:
+            unify(first, self.trace(first.batch, first.training, again=True), solve_nothing)
+        except DivergedError as error:
+            path, where, detail = error.path, error.where, error.detail
+        except Broken as broken:
+            path, where, detail = broken.path, broken.where, first_line(broken.error)
+        except Unlowerable as signal:
+            path, where, detail = signal.path or "", signal.where, signal.reason
+        else:
+            return
+        raise Unlowerable(f"keeps values from call to call: {detail}", where, path)
+
+
+def _holds(opaque: str, path: str) -> bool:
+    """Whether the module at ``path`` is the opaque one, or inside it."""
+    return path == opaque or path.startswith(f"{opaque}." if opaque else "")

@@ -49,3 +49,9 @@ class Broken(BaseException):
 
 class NeedsRealTypes(BaseException):
     """An opaque submodule whose result types only a real run can tell."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -49,8 +49,8 @@ def solve_batch(first: int, second: int) -> Solve:
             return BatchSize(scale, 1, value - scale * first)
         for divisor in range(2, _LARGEST_DIVISOR + 1):
             for scale in range(1, divisor):
-                found = BatchSize(scale, divisor)
-                if found.at(first) == value and found.at(second) == other:
+                found = BatchSize(scale, divisor, value - scale * first // divisor)
+                if found.at(second) == other:
                     return found
         return None
 
@@ -80,7 +80,7 @@ def unify(one: Trace, two: Trace, solve: Solve) -> Trace:
     Raises:
         DivergedError: the traces differ in what ``solve`` has no answer to.
     """
-    solve = _beside_known(solve, two)
+    solve = _beside_known(solve, one, two)
     events: list[Event] = []
     open_paths = [""]
     for a, b in zip_longest(one.events, two.events):
@@ -110,14 +110,16 @@ def unify(one: Trace, two: Trace, solve: Solve) -> Trace:
     )
 
 
-def _beside_known(solve: Solve, two: Trace) -> Solve:
-    """Also takes what an earlier pair of traces told, where it foretells the second trace."""
+def _beside_known(solve: Solve, one: Trace, two: Trace) -> Solve:
+    """Also takes what earlier pairs of traces told, where it foretells the other trace."""
 
     def foretold(value: Any, other: Any) -> Any:
         if isinstance(value, BatchSize):
             return value if type(other) is int and value.at(two.batch) == other else None
         if isinstance(value, Training):
             return value if other is (two.training is not value.inverted) else None
+        if isinstance(other, Training):
+            return other if value is (one.training is not other.inverted) else None
         return solve(value, other)
 
     return foretold

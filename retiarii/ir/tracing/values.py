@@ -24,7 +24,7 @@ class Storage:
 
     Attributes:
         version: counts the writes.
-        concrete: its numbers are known: they follow from the code alone, not from data.
+        concrete: no data was written to it.
         lasting: what it outlives the call as ("parameter", "buffer", ...); may not be written.
         poisoned: why aliases of the last written entry cannot be read any more.
         twin: the same memory without numbers, on the meta device.
@@ -65,6 +65,11 @@ class Entry:
     parent: Entry | None = None
     step: ViewStep | None = None
     meta: torch.Tensor | None = None
+
+    @property
+    def concrete(self) -> bool:
+        """Whether its numbers are known: they follow from the code alone, not from data."""
+        return self.storage.concrete and not self.tensor.is_meta
 
 
 class Editor(Protocol):

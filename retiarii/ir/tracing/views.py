@@ -92,6 +92,9 @@ _WRITE_BACK: Mapping[str, WriteBack] = MappingProxyType(
         "t": _reverse,
         "permute": _permute,
         "diagonal": _diagonal,
+        "movedim": lambda w: w.run(
+            torch.movedim, w.new, w.argument(2, "destination"), w.argument(1, "source")
+        ),
         "__getitem__": lambda write: write.assign(write.args[1]),
         "select": lambda write: write.assign_part(write.argument(1, "dim"), whole=False),
         "unbind": lambda write: write.assign_part(write.argument(1, "dim"), whole=False),
