@@ -134,13 +134,23 @@ def rate(step: Callable[[int], object], seconds: float) -> float:
     return statistics.median(rates)
 
 
+def rates(space: rt.ModelSpace, seconds: float) -> dict[str, float]:
+    """Candidates a second, up to each stage."""
+    return {
+        "sample": rate(lambda i: space.sample(i), seconds),
+        "hash": rate(lambda i: space.sample(i).canonical_hash(), seconds),
+        "module": rate(lambda i: space.sample(i).build(i), seconds),
+    }
+
+
 def edit_cost(size: int) -> float:
     """Microseconds for one insert and one replace in the middle of a chain of ``size`` layers."""
     net = nn.Sequential(*(nn.Tanh() for _ in range(size)))
     graph = rt.parse(net, torch.zeros(2, 8))
     costs = []
+    new: rt.Node | None = None
     for i in range(300):
-        target = graph.node(str(size // 2)) if i == 0 else new
+        target = new or graph.node(str(size // 2))
         begin = time.perf_counter()
         with graph.edits():
             new = graph.insert(nn.ReLU if i % 2 else nn.Tanh, target.inputs[0])
@@ -165,12 +175,7 @@ def main() -> None:
     figures: dict[str, object] = {}
     for name, space in spaces.items():
         size = statistics.mean(len(space.sample(i).graph) for i in range(20))
-        row = {
-            "nodes": size,
-            "sample": rate(lambda i: space.sample(i), options.seconds),
-            "hash": rate(lambda i: space.sample(i).canonical_hash(), options.seconds),
-            "module": rate(lambda i: space.sample(i).build(i), options.seconds),
-        }
+        row = {"nodes": size} | rates(space, options.seconds)
         figures[name] = row
         table.add_row(name, *(f"{v:.0f}" for v in row.values()))
     edits = {size: edit_cost(size) for size in (100, 1_000, 10_000)}

@@ -80,7 +80,7 @@ class FileError(RetiariiError):
     """A user's file that is missing or cannot be loaded."""
 
 
-class TrialFailed(RetiariiError):
+class TrialError(RetiariiError):
     """One model failed (NaN loss, exception in user code): a failed trial, not a failed search."""
 
 

@@ -1,4 +1,4 @@
-"""`SearchSpace`: models and hyper-parameters together, as strategies see them; `Point`: one of it."""
+"""`SearchSpace`: models and hyper-parameters together, as strategies see them; `Point`: one."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Faces:
-    """The methods of `Graph` that read it and make something else. They are imported when called."""
+    """The methods of `Graph` that read it and make something else; imported when called."""
 
     __slots__ = ()
 

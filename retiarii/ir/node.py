@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +35,7 @@ class NodeRecord:
     name: str
     op: str
     inputs: tuple[Ref, ...] = ()
-    attrs: Attrs = Attrs()
+    attrs: Attrs = field(default_factory=Attrs)
     types: tuple[TensorType, ...] = ()
     result: Any = None
     path: str | None = None

@@ -358,7 +358,7 @@ class FrozenRecorder(Recorder):
         )
 
 
-def _no_chooser(label: str, domain: Domain) -> Raw:
+def _no_chooser(_label: str, _domain: Domain) -> Raw:
     raise AssertionError("frozen decisions are never chosen")
 
 

@@ -53,7 +53,7 @@ class _Counter:
     known: dict[Progress, list[_Known]] = field(default_factory=dict)
 
     def count(self, first: _Ask) -> int:
-        # Generators on a list of our own: a space of a thousand steps is deeper than Python's stack.
+        # Generators on a list of our own: a thousand steps are deeper than Python's stack.
         stack = [self._explore(first)]
         answer: _Known | None = None
         while stack:

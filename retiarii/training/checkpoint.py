@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from retiarii.errors import TrialFailed
+from retiarii.errors import TrialError
 
 WEIGHTS = "weights.safetensors"
 FINISHED = "finished.json"
@@ -61,7 +61,7 @@ class Checkpoints:
         """Write the checkpoint of ``epoch``; then delete those that are too old.
 
         Raises:
-            TrialFailed: the disk is full, or not writable.
+            TrialError: the disk is full, or not writable.
         """
         data = safetensors.torch.save(portable(tensors))
         body = {"epoch": epoch, "identity": self._identity, "meta": dict(meta)}
@@ -140,7 +140,7 @@ def save_weights(directory: Path, model: nn.Module) -> Path:
     """Write a model's ``state_dict`` to ``weights.safetensors``, every key in it.
 
     Raises:
-        TrialFailed: the disk is full, or not writable.
+        TrialError: the disk is full, or not writable.
     """
     state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     path = directory / WEIGHTS
@@ -162,7 +162,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all, whatever happens meanwhile.
 
     Raises:
-        TrialFailed: the disk is full, or not writable.
+        TrialError: the disk is full, or not writable.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -174,7 +174,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         partial.replace(path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise TrialFailed(
+        raise TrialError(
             f"cannot write {path.name}: {error.strerror or error}",
             where=str(path.parent),
             fix="make room, or make the directory writable; or turn checkpoint off",

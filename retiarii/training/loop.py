@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retiarii.errors import EvaluatorError, TrialFailed
+from retiarii.errors import EvaluatorError, TrialError
 from retiarii.seeding import derive
 from retiarii.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from retiarii.training.data import Source
@@ -75,7 +75,7 @@ class EpochTrainer:
         metric: what the model is scored by.
 
     Raises:
-        TrialFailed: the model has no parameter to train.
+        TrialError: the model has no parameter to train.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class EpochTrainer:
         self._metric = metric
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         if not self._params:
-            raise TrialFailed(
+            raise TrialError(
                 "the model has no parameter to train",
                 fix="leave at least one layer with parameters that require a gradient",
             )
@@ -120,7 +120,7 @@ class EpochTrainer:
             ``train_loss``, ``val_loss``, the metric under its name, and ``lr`` (of the last step).
 
         Raises:
-            TrialFailed: the loss or the metric is not finite.
+            TrialError: the loss or the metric is not finite.
             EvaluatorError: labels or shapes that do not fit.
         """
         with Stream(derive(self.settings.seed, "epoch", self.epoch), self.settings.device):
@@ -140,12 +140,12 @@ class EpochTrainer:
         """Everything that training goes on from: weights, buffers, optimizer state.
 
         Raises:
-            TrialFailed: the model's ``state_dict`` holds something other than tensors.
+            TrialError: the model's ``state_dict`` holds something other than tensors.
         """
         found: dict[str, Tensor] = {}
         for name, value in self.model.state_dict().items():
             if not isinstance(value, Tensor):
-                raise TrialFailed(
+                raise TrialError(
                     f"the model's state_dict holds a {type(value).__name__} under {name!r}, "
                     "which no checkpoint can hold",
                     fix="keep such state in buffers, or use checkpoint=False",
@@ -167,7 +167,7 @@ class EpochTrainer:
         """Go on from a checkpoint.
 
         Raises:
-            TrialFailed: it is not this model's.
+            TrialError: it is not this model's.
         """
         ours = {k: v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
         weights = {k.removeprefix("model."): v for k, v in ours.items()}
@@ -181,7 +181,7 @@ class EpochTrainer:
             others = {k: v for k, v in checkpoint.tensors.items() if k not in ours}
             restore_optimizer(self._optimizer, others, checkpoint.meta["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise TrialFailed(
+            raise TrialError(
                 f"the checkpoint of epoch {checkpoint.epoch} does not fit the model: {error}",
                 fix="the model's code has changed since; start the search in a new directory",
             ) from error
@@ -247,7 +247,7 @@ class EpochTrainer:
         score = val_loss if meter is None else meter.compute()
         for name, value in (("validation loss", val_loss), (self._metric.name, score)):
             if not math.isfinite(value):
-                raise TrialFailed(
+                raise TrialError(
                     f"the {name} is {value} after epoch {self.epoch + 1}",
                     fix="lower the learning rate, clip gradients (grad_clip=1.0), or look for "
                     "NaN in the validation data",
@@ -288,7 +288,7 @@ class EpochTrainer:
             return
         for offset, value in enumerate(values.tolist()):
             if not math.isfinite(value):
-                raise TrialFailed(
+                raise TrialError(
                     f"the loss became {value} at epoch {self.epoch + 1}, step {start + offset + 1}",
                     fix="lower the learning rate, clip gradients (grad_clip=1.0), or look for "
                     "NaN in the training data",

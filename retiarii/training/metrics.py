@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -222,7 +223,7 @@ def make_metric(given: Any, maximize: bool | None, loss: Any) -> Metric:
                 fix=f"nearest: {nearest(given, list(_NAMED))}; or give a callable",
             )
         higher, kind = _NAMED[given]
-        meter = None if kind is None else _maker(kind, loss)
+        meter = None if kind is None else partial(kind, loss)
         return Metric(given, higher if maximize is None else maximize, meter, builtin=True)
     whole = not (hasattr(given, "update") and hasattr(given, "compute"))
     if isinstance(given, type) or (whole and not callable(given)):
@@ -244,9 +245,5 @@ def make_metric(given: Any, maximize: bool | None, loss: Any) -> Metric:
     name = getattr(given, "__name__", type(given).__name__)
     name = name if name.isidentifier() else "score"
     if whole:
-        return Metric(name, wanted, lambda: _Whole(given, name))
-    return Metric(name, wanted, lambda: _Object(given, name))
-
-
-def _maker(kind: type[_Mean], loss: Any) -> Callable[[], Meter]:
-    return lambda: kind(loss)
+        return Metric(name, wanted, partial(_Whole, given, name))
+    return Metric(name, wanted, partial(_Object, given, name))

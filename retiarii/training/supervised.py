@@ -224,7 +224,7 @@ class Supervised(Evaluator):
 
         Raises:
             EvaluatorError: as :meth:`settings`.
-            TrialFailed: the model has no parameter to train.
+            TrialError: the model has no parameter to train.
         """
         settings = self.settings(trial)
         if trial.candidate is None:

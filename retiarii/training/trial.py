@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retiarii.errors import EvaluatorError, RetiariiError, TrialFailed
+from retiarii.errors import EvaluatorError, RetiariiError, TrialError
 from retiarii.training.events import Failed, Finished, Reported, Started, TrialEvent
 
 if TYPE_CHECKING:
@@ -125,13 +125,13 @@ class Trial:
             stopped: whether it ended early; by default, whether it has seen a request to stop.
 
         Raises:
-            TrialFailed: the score is NaN or infinite.
+            TrialError: the score is NaN or infinite.
             EvaluatorError: something is not a number.
         """
         number = as_number(score, "the score")
         numbers = {k: as_number(v, f"metric {k!r}") for k, v in (metrics or {}).items()}
         if not math.isfinite(number):
-            raise TrialFailed(
+            raise TrialError(
                 f"the score is {number}",
                 where=f"trial {self.number}",
                 fix="scores must be finite; look for a division by zero or a diverging loss",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from retiarii.errors import TrialFailed
+from retiarii.errors import TrialError
 from retiarii.training.checkpoint import (
     Checkpoints,
     load_weights,
@@ -159,7 +159,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(TrialFailed, match="No space left on device") as caught:
+    with pytest.raises(TrialError, match="No space left on device") as caught:
         write_atomic(path, b"after")
     assert path.read_bytes() == b"before"
     assert "make room" in str(caught.value.fix)

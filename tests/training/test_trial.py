@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retiarii.errors import EvaluatorError, TrialFailed
+from retiarii.errors import EvaluatorError, TrialError
 from retiarii.training.events import Failed, Finished, Reported, Started, TrialEvent
 from retiarii.training.trial import Trial, failures_end
 
@@ -87,7 +87,7 @@ def test_an_exception_fails_the_trial_and_keeps_its_traceback(toys):
 def test_our_errors_keep_their_lines(toys):
     trial, log = toys.trial()
     with failures_end(trial):
-        raise TrialFailed("cause", where="place", fix="do this")
+        raise TrialError("cause", where="place", fix="do this")
     assert log.failed.message.splitlines() == ["cause", "  at: place", "  fix: do this"]
 
 
