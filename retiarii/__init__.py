@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retiarii.training.schedules import (
         Constant,
         Cosine,
-        Linear,
+        LinearDecay,
         OneCycle,
         Schedule,
         StepDecay,
@@ -52,7 +52,7 @@ __all__ = [
     "InfeasibleError",
     "InputChoice",
     "LayerChoice",
-    "Linear",
+    "LinearDecay",
     "ModelSpace",
     "Mutator",
     "Node",
@@ -92,7 +92,7 @@ _NAMES_BY_MODULE = {
     "training.evaluator": "Evaluator",
     "training.function": "Function",
     "training.optimizers": "SGD Adam AdamW RMSprop",
-    "training.schedules": "Constant Cosine Linear OneCycle Schedule StepDecay WarmUp",
+    "training.schedules": "Constant Cosine LinearDecay OneCycle Schedule StepDecay WarmUp",
     "training.supervised": "Supervised",
 }
 

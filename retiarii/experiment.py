@@ -91,6 +91,7 @@ class Experiment:
         """Searches, and answers what was found. Ctrl-C ends it early, with what is finished.
 
         Raises:
+            InfeasibleError: no decisions were found that lead to a model.
             EvaluatorError: data, loss, metric or optimizer cannot be used as given.
             StoreError: the directory is in use, not writable, full, or of another search.
             StrategyError: the strategy cannot search this space.
@@ -98,6 +99,8 @@ class Experiment:
         """
         space = SearchSpace(self._model, self._evaluator.hyperparameters())
         self._evaluator.validate(self._model)
+        if self._model is not None:
+            self._model.sample(self._seed)
         self._strategy.begin(space, self._seed)
         with ExitStack() as stack:
             store, directory, lock = self._open(stack)

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from retiarii.errors import InfeasibleError, RetiariiError, SpaceError
+from retiarii.constraints import Constraint, Refusals
+from retiarii.errors import InfeasibleError, ParseError, RetiariiError, SpaceError
 from retiarii.ir.build import to_module
 from retiarii.ir.graph import Graph, Pattern, frozen_pattern
 from retiarii.ir.parse import parse
@@ -33,6 +34,9 @@ from retiarii.mutators.mutator import Mutator
 from retiarii.mutators.steps import Applied, Plan, check_targets
 from retiarii.mutators.walk import walk
 from retiarii.seeding import derive
+
+if TYPE_CHECKING:
+    from retiarii.ir.cost import Cost
 
 # How many infeasible samples in a row `sample` takes before it gives up.
 _PATIENCE = 1000
@@ -58,6 +62,16 @@ class Candidate:
     def canonical_hash(self) -> str:
         """See `Graph.canonical_hash`."""
         return self.graph.canonical_hash()
+
+    def cost(
+        self,
+        *,
+        batch: int | None = None,
+        latency: bool = False,
+        device: str | torch.device = "cpu",
+    ) -> Cost:
+        """See `Graph.cost`: parameters, FLOPs and memory; nothing is built for them."""
+        return self.graph.cost(batch=batch, latency=latency, device=device)
 
 
 class ModelSpace:
@@ -105,6 +119,7 @@ class ModelSpace:
             )
         self._init = init
         self._applied: list[Applied] = []
+        self._constraints: list[Constraint] = []
         self._base: Graph | None = None
         self._placeholders: Mapping[str, Placeholder] = MappingProxyType({})
         if isinstance(base, nn.Module):
@@ -153,6 +168,30 @@ class ModelSpace:
         self._applied.append(applied)
         return self
 
+    def require(self, test: Callable[[Candidate], Any], *, name: str | None = None) -> ModelSpace:
+        """Leaves out the candidates that ``test`` says no to, before any weight exists.
+
+        They are infeasible: sampling, enumerating and searching skip them, and `freeze` raises.
+
+        Args:
+            test: of a candidate: ``lambda c: c.cost().params < 1e6``. The same candidate must
+                get the same answer.
+            name: as errors call it; else what ``test`` says.
+
+        Returns:
+            The space itself.
+
+        Raises:
+            SpaceError: ``test`` cannot be called.
+        """
+        self._constraints.append(Constraint.of(test, name))
+        return self
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What was required, in order."""
+        return tuple(self._constraints)
+
     @property
     def graph(self) -> Graph:
         """The base model's graph (with the first option everywhere, for a callable)."""
@@ -174,18 +213,16 @@ class ModelSpace:
         """A candidate, each decision drawn uniformly; infeasible draws are drawn again.
 
         Raises:
-            InfeasibleError: none of 1,000 draws was feasible.
+            InfeasibleError: none of 1,000 draws was feasible; it names the constraint that most of
+                them did not meet.
         """
+        refusals = Refusals()
         for attempt in range(_PATIENCE):
             try:
                 return self.replay(uniform_chooser(derive(seed, "sample", attempt)))
             except InfeasibleError as error:
-                last = error
-        raise InfeasibleError(
-            f"none of {_PATIENCE} samples was feasible; the last: {last.cause}",
-            where=last.where,
-            fix=last.fix,
-        )
+                refusals.note(error)
+        raise refusals.error()
 
     def freeze(self, decisions: Mapping[str, Any]) -> Candidate:
         """The candidate of these decisions (label -> value).
@@ -211,11 +248,14 @@ class ModelSpace:
         """The number of candidates, exactly; conditional spaces too.
 
         Choices of mutators and of layers that do not depend on each other are multiplied, not
-        visited. Choices in a callable's ``__init__`` are visited, since any Python may follow.
+        visited. Choices in a callable's ``__init__`` are visited, since any Python may follow; and
+        where something is required (see `require`), every candidate is visited and asked.
 
         Raises:
             SpaceError: a continuous choice.
         """
+        if self._constraints:
+            return sum(1 for _ in self.enumerate())
         if self._base is not None:
             return count_ways(self._plan(self._placeholders), self._base)
         total = 0
@@ -240,9 +280,15 @@ class ModelSpace:
                 for applied in self._applied
             },
             "weights": "inherit" if self._inherit else "fresh",
+            **self._described_constraints(),
         }
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _described_constraints(self) -> dict[str, Any]:
+        # Nothing at all where nothing is required: the identity of older searches stays.
+        described = [constraint.describe() for constraint in self._constraints]
+        return {"constraints": described} if described else {}
 
     def _plan(self, placeholders: Mapping[str, Placeholder]) -> Plan:
         return Plan(placeholders, tuple(self._applied))
@@ -258,12 +304,27 @@ class ModelSpace:
             progress = plan.perform(graph, *following, recorder)
         decisions = recorder.decisions
         values = MappingProxyType({d.label: d.value for d in decisions})
-        return Candidate(values, graph, lambda seed: self._build(graph, decisions, seed)), decisions
+        made = Candidate(values, graph, lambda seed: self._build(graph, decisions, seed))
+        for constraint in self._constraints:
+            constraint.check(made)
+        return made, decisions
 
     def _make_and_lower(
         self, chooser: Chooser | Recorder
     ) -> tuple[Graph, Mapping[str, Placeholder]]:
-        return self._lower(self._make(chooser))
+        """The callable's model as a graph.
+
+        Raises:
+            InfeasibleError: making it raised, or it does not run on the example inputs.
+        """
+        recorder = chooser if isinstance(chooser, Recorder) else Recorder(chooser)
+        try:
+            return self._lower(self._make(recorder))
+        except ParseError as error:
+            shown = {d.label: d.shown for d in recorder.decisions}
+            raise InfeasibleError(
+                error.cause, where=f"{error.where}; decisions {shown}", fix=error.fix
+            ) from error
 
     def _make(self, chooser: Chooser | Recorder, device: str = "meta") -> nn.Module:
         """Runs the user's callable, with ``chooser`` answering."""

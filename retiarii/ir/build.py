@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from retiarii.ir.codegen import ForwardCode, check_buildable, generate
+from retiarii.ir.codegen import WHOLE, ForwardCode, check_buildable, generate
 from retiarii.ir.infer import module_state
 from retiarii.ir.ops import OPS, constructor_attrs
 from retiarii.ir.tree import ModuleTree, Place, Style
@@ -52,7 +52,9 @@ def to_module(
     tree = ModuleTree(graph)
     builder = _Builder(graph, tree, seed, weights or {})
     with _private_random_state(seed):
-        root = builder.make(tree.root, _module_class(generate(graph, tree), tree.root.style))
+        kind = _module_class(generate(graph, tree), tree.root.style)
+        record = tree.root.record
+        root = builder.make(tree.root, kind) if record is None else builder.whole(kind, record)
     builder.finish(root)
     return root
 
@@ -80,9 +82,17 @@ def _module_class(code: ForwardCode, style: Style) -> type[nn.Module]:
     filename = f"<retiarii forward {digest}.{id(namespace):x}>"
     exec(compile(text, filename, "exec", dont_inherit=True), namespace)
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    made = type("Model", (style.value,), {"forward": namespace["forward"], "__doc__": text})
+    members = {"forward": namespace["forward"], WHOLE: _call_whole, "__doc__": text}
+    made = type("Model", (style.value,), members)
     weakref.finalize(made, linecache.cache.pop, filename, None)
     return made
+
+
+def _call_whole(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Calls the module that a root stands for (see `_Builder.whole`)."""
+    (inner,) = self._whole
+    inner.training = self.training
+    return inner(*args, **kwargs)
 
 
 # --- the tree --------------------------------------------------------------------------------
@@ -129,6 +139,17 @@ class _Builder:
             else:
                 module.add_module(name, self.make(child))
         return module
+
+    def whole(self, kind: type[nn.Module], record: NodeRecord) -> nn.Module:
+        """A root around a module that is opaque as a whole, under the same state_dict keys."""
+        inner = self._opaque(record)
+        root = kind()
+        # One set of tensors and children, held twice: what moves or loads one does the other.
+        for held in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            root.__dict__[held] = inner.__dict__[held]
+        root.__dict__["_whole"] = (inner,)
+        self._made[""] = root
+        return root
 
     def finish(self, root: nn.Module) -> None:
         """What needs all modules: aliases, ties, constants, flags, the device."""

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import GraphError
 from retiarii.ir.expressions import Expressions, Names
+from retiarii.ir.modes import sides
 from retiarii.ir.ops import op_spec, split_call
 from retiarii.ir.tree import ModuleTree, Place, Style
 from retiarii.ir.types import (
     BatchSize,
+    ByMode,
     FrozenDict,
     FrozenList,
     InputDevice,
     Ref,
     Result,
+    Training,
     TypeOf,
     leaves,
 )
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from retiarii.ir.node import NodeRecord
 
 _INDENT = "    "
+# The method by which generated code calls a model that is opaque as a whole.
+WHOLE = "_call_whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class _Writer:
         outputs = self._graph.output_refs()
         returned = _replaced(Result(0) if structure is None else structure, outputs)
         text = self._expressions.value(returned)
+        if isinstance(returned, ByMode):
+            text = text[1:-1]
         if type(returned) is tuple and returned and text.startswith("(") and len(returned) > 1:
             text = text[1:-1]
         body.append(f"return {text}")
@@ -142,10 +149,11 @@ class _Writer:
         held = [leaf for r in self._records for v in r.attrs.values() for leaf in leaves(v)]
         if not inputs:
             return
+        counted = self._variables[Ref(inputs[self._graph.context.batch_input])]
         first = self._variables[Ref(inputs[0])]
         if any(isinstance(leaf, BatchSize) for leaf in held):
             self._expressions.batch = self._names.new("batch")
-            yield f"{self._expressions.batch} = {first}.shape[0]"
+            yield f"{self._expressions.batch} = {counted}.shape[0]"
         if any(isinstance(leaf, InputDevice) for leaf in held):
             self._expressions.device = f"{first}.device"
 
@@ -160,7 +168,9 @@ class _Writer:
 
     def _nodes(self) -> Iterator[str]:
         without_grad = False
-        chains = _chains(self._graph, self._tree, self._records)
+        only = sides(self._graph, self._records)
+        within: bool | None = None
+        chains = _chains(self._graph, self._tree, self._records, only)
         skip: set[str] = set()
         for record in self._records:
             if record.op in _INLINE:
@@ -168,8 +178,15 @@ class _Writer:
                 continue
             if record.op == "input" or record.name in skip:
                 continue
+            side = only.get(record.name)
+            deep = side is not None
+            if side is not within:
+                without_grad = False
+                if deep:
+                    yield "if self.training:" if side else "if not self.training:"
+            within = side
             if record.no_grad and not without_grad:
-                yield f"with {self._expressions.library('torch')}.no_grad():"
+                yield f"{_INDENT * deep}with {self._expressions.library('torch')}.no_grad():"
             without_grad = record.no_grad
             chain = chains.get(record.name)
             if chain is None:
@@ -181,7 +198,7 @@ class _Writer:
                 target = self._names.new(place.path, "block")
                 self._variables[Ref(members[-1].name)] = target
                 line = f"{target} = {self._tree.module(place.path)}({argument})"
-            yield _INDENT * record.no_grad + line
+            yield _INDENT * (deep + record.no_grad) + line
 
     def _call(self, record: NodeRecord) -> str:
         text = self._right_side(record)
@@ -215,6 +232,8 @@ class _Writer:
         if record.op == "getitem":
             (x,), index = positional[:1], [*positional[1:], *keywords.values()][0]
             return f"{write(x)}[{self._expressions.index(index)}]"
+        if record.op == "by_mode" and record.attrs["training"] == Training():
+            return f"{write(positional[0])} if self.training else {write(positional[1])}"
         if record.op in _OPERATORS and len(positional) == 2 and not keywords:
             return f"{write(positional[0])} {_OPERATORS[record.op]} {write(positional[1])}"
         arguments = [write(v) for v in positional]
@@ -225,6 +244,8 @@ class _Writer:
             return f"{spec.call}({', '.join(arguments)})"
         if spec.kind == "module" or record.op == "opaque":
             assert record.path is not None
+            if not record.path:  # the model as a whole: `build` keeps it behind this method
+                return f"self.{WHOLE}({', '.join(arguments)})"
             return f"{self._tree.module(record.path)}({', '.join(arguments)})"
         if spec.method is not None:
             return f"{arguments[0]}.{spec.method}({', '.join(arguments[1:])})"
@@ -264,7 +285,7 @@ def _acts(record: NodeRecord) -> bool:
 
 
 def _chains(
-    graph: Graph, tree: ModuleTree, records: list[NodeRecord]
+    graph: Graph, tree: ModuleTree, records: list[NodeRecord], only: Mapping[str, bool]
 ) -> dict[str, tuple[Place, list[NodeRecord]]]:
     """Runs of nodes that are one call of an ``nn.Sequential``, by the name of the first."""
     position = {record.name: i for i, record in enumerate(records)}
@@ -282,7 +303,7 @@ def _chains(
         if (
             len(members) > 1
             and [r.name for r in run] == [m.name for m in members]
-            and len({m.no_grad for m in members}) == 1
+            and len({(m.no_grad, only.get(m.name)) for m in members}) == 1
             and not any(m.name in returned or len(graph.users_of(m.name)) > 1 for m in inner)
         ):
             found[members[0].name] = (place, members)

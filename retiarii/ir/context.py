@@ -46,6 +46,7 @@ class GraphContext:
     Attributes:
         forward: how ``forward``'s arguments hold the inputs.
         batch: the batch size of the example inputs, at which all shapes are given.
+        batch_input: the number of the input whose first dimension is the batch.
         training: the parsed model's training flag.
         weights: state_dict key -> the parsed model's own tensor (a reference, not a copy).
         ties: state_dict key -> the first key of the same tensor.
@@ -61,6 +62,7 @@ class GraphContext:
 
     forward: InputSpec
     batch: int = 1
+    batch_input: int = 0
     training: bool = True
     weights: Mapping[str, torch.Tensor] = field(default_factory=lambda: _EMPTY)
     ties: Mapping[str, str] = field(default_factory=lambda: _EMPTY)

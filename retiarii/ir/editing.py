@@ -84,7 +84,7 @@ def replace_results(graph: Graph, name: str, refs: tuple[Ref, ...]) -> None:
             where=f"node {name!r}",
             fix="give another node",
         )
-    graph.reads.note("users", name)
+    graph.reads.note("use_count", name)
     for user in graph.users_of(name):
         inputs = tuple(
             refs[ref.index] if ref.node == name else ref for ref in graph.record(user).inputs

@@ -14,6 +14,7 @@ import torch
 from retiarii.ir.text_print import print_batch
 from retiarii.ir.types import (
     BatchSize,
+    ByMode,
     FrozenDict,
     FrozenList,
     InputDevice,
@@ -71,6 +72,9 @@ class Expressions:
         self.device = ""
         self._leaves: Mapping[type, Callable[[Any], str]] = {
             BatchSize: lambda v: print_batch(v, self.batch, " * ", " // "),
+            ByMode: lambda v: (
+                f"({self.value(v.training)} if self.training else {self.value(v.evaluating)})"
+            ),
             Training: lambda v: "not self.training" if v.inverted else "self.training",
             InputDevice: lambda _: self.device,
             TypeOf: lambda v: self.class_name(v.target),

@@ -19,7 +19,9 @@ from retiarii.ir.ops import OpSpec, arrange_call, constructor_attrs, op_spec
 from retiarii.ir.types import (
     Attrs,
     BatchSize,
+    ByMode,
     FrozenDict,
+    FrozenList,
     InputDevice,
     Result,
     TensorType,
@@ -214,7 +216,19 @@ def _at_batch(attrs: Attrs, batch: int) -> Attrs:
             return "meta"
         return value
 
-    return Attrs({name: map_leaves(concrete, value) for name, value in attrs.items()})
+    def evaluating(value: Any) -> Any:
+        return _evaluating(value) if isinstance(value, ByMode | tuple) else value
+
+    return Attrs({name: map_leaves(concrete, evaluating(v)) for name, v in attrs.items()})
+
+
+def _evaluating(value: Any) -> Any:
+    """``value`` with what it is in evaluation mode."""
+    if isinstance(value, ByMode):
+        return _evaluating(value.evaluating)
+    if isinstance(value, FrozenDict | FrozenList):
+        return type(value)(map(_evaluating, value))
+    return tuple(map(_evaluating, value)) if type(value) is tuple else value
 
 
 def _keep_off_devices(spec: OpSpec, named: dict[str, Any], has_tensors: bool) -> None:

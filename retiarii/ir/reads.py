@@ -32,6 +32,10 @@ def _users(graph: Graph, node: str) -> tuple[str, ...] | None:
     return tuple(graph.users_of(node)) if node in graph else None
 
 
+def _use_count(graph: Graph, node: str) -> int:
+    return graph.use_count(node) if node in graph else -1
+
+
 def _whole(graph: Graph) -> str:
     return str(graph)
 
@@ -47,6 +51,7 @@ _READERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "types": _record_field("types"),
         "arity": _arity,
         "users": _users,
+        "use_count": _use_count,
         "whole": _whole,
         "found": _found,
     }

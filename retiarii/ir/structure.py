@@ -76,6 +76,10 @@ class Structure:
     def is_used(self, name: str) -> bool:
         return bool(self._users.get(name))
 
+    def use_count(self, name: str) -> int:
+        """How many nodes read from it, the graph's outputs counted as one."""
+        return len(self._users.get(name, ()))
+
     def twins_of(self, record: NodeRecord) -> list[str]:
         """The other calls of the module that the node calls."""
         names = self._twins.get(record.path, ()) if record.path is not None else ()

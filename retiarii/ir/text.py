@@ -36,6 +36,7 @@ class _Draft:
     """What has been read so far."""
 
     batch: int = 1
+    batch_input: int = 0
     training: bool = True
     forward: InputSpec | None = None
     frozen: set[str] = field(default_factory=set)
@@ -95,6 +96,7 @@ def _assemble(draft: _Draft, last: LineReader) -> Graph:
     context = GraphContext(
         forward=forward,
         batch=draft.batch,
+        batch_input=draft.batch_input,
         training=draft.training,
         ties=draft.ties,
         constants=draft.constants,
@@ -111,10 +113,16 @@ def _read_header(line: LineReader, draft: _Draft) -> None:
     _, attrs = line.call()
     line.expect("{")
     line.end()
-    unknown = set(attrs) - {"batch", "training"}
+    unknown = set(attrs) - {"batch", "batch_input", "training"}
     if unknown:
-        line.fail(f"a graph has no {sorted(unknown)[0]!r}", "it has batch and training")
+        line.fail(
+            f"a graph has no {sorted(unknown)[0]!r}", "it has batch, batch_input and training"
+        )
     batch, training = attrs.get("batch", 1), attrs.get("training", True)
+    counted = attrs.get("batch_input", 0)
+    if type(counted) is not int or counted < 0:
+        line.fail("batch_input is the number of an input")
+    draft.batch_input = counted
     if type(batch) is not int or batch < 1 or type(training) is not bool:
         line.fail("batch is a positive number, and training is True or False")
     draft.batch, draft.training = batch, training

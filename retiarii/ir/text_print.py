@@ -11,6 +11,7 @@ import torch
 
 from retiarii.ir.types import (
     BatchSize,
+    ByMode,
     FrozenDict,
     FrozenList,
     InputDevice,
@@ -49,7 +50,8 @@ def print_graph(graph: Graph) -> str:
 
 def _lines(graph: Graph) -> Iterator[str]:
     context = graph.context
-    yield f"graph (batch={context.batch}, training={context.training}) {{"
+    at = f", batch_input={context.batch_input}" if context.batch_input else ""
+    yield f"graph (batch={context.batch}{at}, training={context.training}) {{"
     yield f"  forward ({', '.join(_parameters(graph))})"
     for key in sorted(context.frozen):
         yield f"  frozen {_quoted(key)}"
@@ -188,6 +190,7 @@ _LEAVES: Mapping[type, Any] = {
     bytes: lambda b: f'bytes("{b.hex()}")',
     type(...): lambda _: "...",
     BatchSize: print_batch,
+    ByMode: lambda m: f"by_mode({print_value(m.training)}, {print_value(m.evaluating)})",
     Training: lambda t: "not training" if t.inverted else "training",
     InputDevice: lambda _: "input_device",
     TypeOf: _type_of,

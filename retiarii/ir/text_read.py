@@ -14,6 +14,7 @@ from retiarii.errors import GraphError
 from retiarii.ir.types import (
     Attrs,
     BatchSize,
+    ByMode,
     FrozenDict,
     FrozenList,
     InputDevice,
@@ -274,6 +275,13 @@ class LineReader:
             self.fail("the batch is divided by zero")
         return BatchSize(scale, divisor, offset)
 
+    def _by_mode(self, slot: Slot) -> ByMode:
+        self.expect("(")
+        parts = self._listed(")", lambda: self.value(slot))
+        if len(parts) != 2:
+            self.fail("by_mode has a value for training and one for evaluation")
+        return ByMode(*parts)
+
     def _not(self, _: Slot) -> Training:
         self.expect("training")
         return Training(inverted=True)
@@ -316,6 +324,7 @@ _WORDS: Mapping[str, Callable[[LineReader, Slot], Any]] = {
     "complex": LineReader._complex,
     "bytes": LineReader._bytes,
     "batch": LineReader._batch,
+    "by_mode": LineReader._by_mode,
     "training": lambda _reader, _slot: Training(),
     "not": LineReader._not,
     "input_device": lambda _reader, _slot: InputDevice(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import ShapeError
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 Undo = Callable[[], Any]
 
 _HOLDERS = frozenset({"input", "parameter", "buffer", "constant"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point within a transaction: how much was done, and what was stale then."""
+
+    done: int
+    dirty: dict[str, bool]
+    failed: dict[str, ShapeError]
+    known_types: dict[str, tuple[TensorType, ...]]
 
 
 class Transaction:
@@ -62,19 +73,26 @@ class Transaction:
 
     # --- journal -----------------------------------------------------------------------------
 
-    def mark(self) -> int:
-        return len(self._journal)
+    def mark(self) -> Mark:
+        """A point to roll back to."""
+        return Mark(
+            len(self._journal), self._dirty.copy(), self._failed.copy(), self._known_types.copy()
+        )
 
     def on_undo(self, undo: Undo) -> None:
         self._journal.append(undo)
 
-    def roll_back(self, mark: int = 0) -> None:
-        """Undoes everything since ``mark``."""
-        while len(self._journal) > mark:
+    def roll_back(self, mark: Mark | None = None) -> None:
+        """Undoes everything since ``mark``, shapes that settled since then included."""
+        while len(self._journal) > (0 if mark is None else mark.done):
             self._journal.pop()()
-        for marks in (self._dirty, self._failed, self._loose, self._known_types):
-            for name in [n for n in marks if n not in self._graph]:
-                del marks[name]
+        if mark is not None:
+            self._dirty = mark.dirty
+            self._failed = mark.failed
+            self._known_types = mark.known_types
+        for name in [n for n in self._loose if n not in self._graph]:
+            del self._loose[name]
+        self.new = [name for name in self.new if name in self._graph]
 
     # --- shapes ------------------------------------------------------------------------------
 
@@ -255,7 +273,7 @@ class Transaction:
             name = stack.pop()
             if name not in graph:
                 continue
-            graph.reads.note("users", name)
+            graph.reads.note("use_count", name)
             record = graph.record(name)
             if record.op == "input" or graph.is_used(name):
                 continue

@@ -72,6 +72,17 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class ByMode:
+    """Stands for one of two values: which one, the model's training flag tells.
+
+    In an attribute, constants; in what a forward returns, structures with ``Result`` inside.
+    """
+
+    training: Any
+    evaluating: Any
+
+
+@dataclass(frozen=True, slots=True)
 class InputDevice:
     """Stands in an attribute for the device of the graph's first input."""
 
@@ -163,7 +174,7 @@ def freeze(value: Any) -> Any:
 
 
 def map_leaves(fn: Callable[[Any], Any], value: Any) -> Any:
-    """``value`` with ``fn`` applied to each leaf; tuples, frozen dicts and slices are entered."""
+    """``value`` with ``fn`` applied to each leaf; tuples, frozen dicts, slices and `ByMode` are entered."""
     if isinstance(value, FrozenDict):
         return FrozenDict((k, map_leaves(fn, v)) for k, v in value)
     if isinstance(value, FrozenList):
@@ -174,6 +185,8 @@ def map_leaves(fn: Callable[[Any], Any], value: Any) -> Any:
         return slice(
             map_leaves(fn, value.start), map_leaves(fn, value.stop), map_leaves(fn, value.step)
         )
+    if isinstance(value, ByMode):
+        return ByMode(map_leaves(fn, value.training), map_leaves(fn, value.evaluating))
     return fn(value)
 
 

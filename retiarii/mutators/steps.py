@@ -163,8 +163,8 @@ def _shown(decisions: tuple[Decision, ...]) -> str:
 
 def _last_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    package = str(Path(__file__).parent.parent)
-    own = [f for f in frames if not f.filename.startswith(package)]
+    others = (str(Path(__file__).parent.parent), str(Path(traceback.__file__).parent))
+    own = [f for f in frames if not f.filename.startswith(others)]
     frame = (own or list(frames))[-1]
     return f"{frame.filename}:{frame.lineno}"
 

@@ -261,5 +261,5 @@ def _find(module: ModuleType, file: Path, name: str, kind: type[Any], make: str)
     elif isinstance(value, type) and issubclass(value, kind):
         cause = f"`{name}` is the class {value.__name__}, not an instance of it"
     else:
-        cause = f"`{name}` is a {type(value).__name__}, not a {kind.__name__}"
+        cause = f"`{name}` is of type {type(value).__name__}, not {kind.__name__}"
     raise FileError(cause, where=str(file), fix=fix)

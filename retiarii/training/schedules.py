@@ -96,7 +96,7 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class LinearDecay(Schedule):
     """A line from ``start`` to ``end`` times the base learning rate."""
 
     start: Any = 1.0
@@ -185,7 +185,7 @@ SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType(
         "constant": Constant,
         "step": StepDecay,
         "cosine": Cosine,
-        "linear": Linear,
+        "linear": LinearDecay,
         "one-cycle": OneCycle,
         "warm-up": WarmUp,
     }

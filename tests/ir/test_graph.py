@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -272,6 +272,8 @@ EDITS = st.lists(
 )
 
 
+@example([("update", 1, 0, 1), ("insert", 0, 7, 1)], True)
+@example([("replace", 1, 0, 1), ("insert", 0, 6, 1)], True)
 @settings(max_examples=60, deadline=None)
 @given(EDITS, st.booleans())
 def test_random_edits_keep_a_graph_that_verifies(edits: list[Any], together: bool) -> None:

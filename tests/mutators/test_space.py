@@ -354,6 +354,23 @@ def test_define_by_run_with_a_mutator() -> None:
     assert len(list(space.enumerate())) == 28
 
 
+def test_decisions_whose_model_does_not_run_are_infeasible() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, choice([3, 5], label="n"))
+            self.b = nn.Linear(3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x))
+
+    space = ModelSpace(Net, torch.zeros(2, 4))
+    assert [c.decisions["n"] for c in space.enumerate()] == [3]
+    assert space.count() == 1
+    with pytest.raises(InfeasibleError, match=r"n.*5"):
+        space.freeze({"n": 5})
+
+
 def test_a_choice_without_label_inside_init() -> None:
     def make() -> nn.Module:
         return nn.Linear(4, choice([1, 2]))

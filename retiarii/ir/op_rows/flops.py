@@ -5,6 +5,7 @@ Elementwise work, pooling and normalisation count nothing, as in ``torch.utils.f
 
 from __future__ import annotations
 
+from collections import Counter
 from math import isqrt, prod
 
 from retiarii.ir.types import Attrs, TensorType
@@ -63,23 +64,41 @@ def tensordot(_attrs: Attrs, inputs: Types, outputs: Types) -> int:
 
 def einsum(attrs: Attrs, inputs: Types, _outputs: Types) -> int:
     """Pair by pair from the left; a single operand multiplies nothing."""
-    terms, _, wanted = str(attrs["equation"]).replace(" ", "").partition("->")
-    if "." in terms or len(inputs) < 2:
-        return 0
-    names = terms.split(",")
-    sizes = {
-        letter: size
-        for name, kind in zip(names, inputs, strict=True)
-        for letter, size in zip(name, kind.shape, strict=True)
-    }
+    written, arrow, wanted = str(attrs["equation"]).replace(" ", "").partition("->")
+    names = [
+        _without_dots(name, len(kind.shape))
+        for name, kind in zip(written.split(","), inputs, strict=True)
+    ]
+    letters = Counter("".join(names))
+    if arrow:
+        kept = set(_without_dots(wanted, _MOST_DOTS))
+    else:
+        kept = {letter for letter, times in letters.items() if times == 1 or letter.isdigit()}
+    sizes: dict[str, int] = {}
+    for name, kind in zip(names, inputs, strict=True):
+        for letter, size in zip(name, kind.shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
     total = 0
     held = set(names[0])
     for i, name in enumerate(names[1:], start=1):
         both = held | set(name)
-        total += 2 * prod(sizes[letter] for letter in both)
-        later = set(wanted).union(*names[i + 1 :])
+        later = kept.union(*names[i + 1 :])
+        # What only one of the two has, and nobody asks for later, is summed before.
+        product = (held & set(name)) | (both & later)
+        total += 2 * prod(sizes[letter] for letter in product)
         held = both & later
     return total
+
+
+_MOST_DOTS = 10
+
+
+def _without_dots(name: str, rank: int) -> str:
+    """A term with digits, counted from the right, for the dimensions that ``...`` stands for."""
+    if "..." not in name:
+        return name
+    number = min(rank - len(name) + 3, _MOST_DOTS)
+    return name.replace("...", "".join(str(i) for i in reversed(range(number))))
 
 
 def attention(_attrs: Attrs, inputs: Types, _outputs: Types) -> int:
@@ -93,8 +112,9 @@ def attention_layer(attrs: Attrs, inputs: Types, _outputs: Types) -> int:
     time = 1 if attrs["batch_first"] and len(query) == 3 else 0
     batch = query[1 - time] if len(query) == 3 else 1
     target, source = query[time], key[time]
+    attended = source + bool(attrs.get("add_bias_kv")) + bool(attrs.get("add_zero_attn"))
     inner: int = 2 * target * embed + source * (attrs["kdim"] + attrs["vdim"])
-    return 2 * batch * embed * (inner + 2 * target * source)
+    return 2 * batch * embed * (inner + 2 * target * attended)
 
 
 def recurrent(gates: int, attrs: Attrs, inputs: Types) -> int:

@@ -33,6 +33,13 @@ def gaussian(input: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> torch.
     return torch.empty_like(input).normal_(mean, std)
 
 
+def by_mode(input: torch.Tensor, other: torch.Tensor, training: bool) -> torch.Tensor:
+    """``input`` in training, ``other`` in evaluation."""
+    if input.shape != other.shape:
+        raise ValueError(f"{list(input.shape)} in training, {list(other.shape)} in evaluation")
+    return input if training else other
+
+
 def text_of(helper: Callable[..., torch.Tensor]) -> str:
     """The helper's text, to print beside generated code that calls it."""
     return inspect.getsource(helper).replace("  # type: ignore[index, assignment]", "")

@@ -59,6 +59,16 @@ INDEXING: Final[tuple[Row, ...]] = (
         zero_preserving=always,
         helper=helpers.text_of(helpers.copy),
     ),
+    # Generated code computes only what the mode at hand needs: see `modes`.
+    function(
+        "by_mode",
+        "input: T, other: T, training",
+        "by_mode",
+        search=False,
+        target=helpers.by_mode,
+        zero_preserving=always,
+        helper=helpers.text_of(helpers.by_mode),
+    ),
     function("select", "input: T, dim, index", "torch.select", zero_preserving=always),
     function("narrow", "input: T, dim, start, length", "torch.narrow", zero_preserving=always),
     function("index_select", _AT, "torch.index_select", zero_preserving=always),

@@ -62,6 +62,7 @@ def assemble(
     context = GraphContext(
         forward=inputs.spec,
         batch=inputs.batch,
+        batch_input=inputs.batch_input,
         training=training,
         weights=dict(state.tensors),
         ties=dict(state.ties),

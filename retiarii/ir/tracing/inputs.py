@@ -32,8 +32,9 @@ class ExampleInputs:
         kwargs: likewise.
         spec: how ``forward``'s parameters hold the tensors.
         names: the name of each tensor input ("x", "batch.image").
-        batch: the leading dimension of the first tensor, else 1.
-        has_batch: whether the first tensor has one.
+        batch: the leading dimension of the first tensor that has one, else 1.
+        batch_input: the number of that tensor.
+        has_batch: whether there is one.
         device: the device of the first tensor.
     """
 
@@ -42,6 +43,7 @@ class ExampleInputs:
     spec: InputSpec
     names: tuple[str, ...]
     batch: int
+    batch_input: int
     has_batch: bool
     device: torch.device
 
@@ -84,15 +86,15 @@ class ExampleInputs:
             if kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
                 keyword_only.add(name)
         tensors = list(tensors_in((args, kwargs)))
-        # The graph counts its batch on its first input.
-        has_batch = bool(tensors) and tensors[0].dim() > 0
+        counted = next((i for i, t in enumerate(tensors) if t.dim()), None)
         return ExampleInputs(
             args,
             kwargs,
             InputSpec(tuple(params), frozenset(keyword_only)),
             tuple(names),
-            tensors[0].shape[0] if has_batch else 1,
-            has_batch,
+            1 if counted is None else tensors[counted].shape[0],
+            counted or 0,
+            counted is not None,
             tensors[0].device if tensors else torch.device("cpu"),
         )
 
