@@ -14,9 +14,11 @@ from retiarii.commands.common import Debug, Json, tells_errors
 from retiarii.errors import FileError
 
 if TYPE_CHECKING:
+    from retiarii.commands.anatomy import Anatomy
     from retiarii.commands.survey import Label, Size, Survey
     from retiarii.ir.graph import Graph
     from retiarii.runtime.source import Loaded
+    from retiarii.space import ModelSpace
 
 _OPTIONS_SHOWN = 8
 
@@ -44,13 +46,21 @@ def inspect(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the graph into an SVG file.", show_default=False),
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Also measure the model on this device (cpu, cuda), once.",
+            show_default=False,
+        ),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="How long to count models and look for labels.")
     ] = 5.0,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001 - tells_errors reads it
 ) -> None:
-    """Show a space: how many models, which choices, the base model, or one sampled from it."""
+    """Show a space: how many models, which choices, and what the base or a sampled model costs."""
     from retiarii.runtime.source import load_space_file
 
     loaded = load_space_file(space)
@@ -66,7 +76,7 @@ def inspect(
     if text:
         typer.echo(str(graph), nl=False)
         return
-    facts = _facts(loaded, graph, decisions, seconds)
+    facts = _facts(loaded, graph, decisions, seconds, latency)
     if as_json:
         typer.echo(json.dumps(_as_json(facts), indent=2))
         return
@@ -82,14 +92,18 @@ class _Facts:
     Attributes:
         size: how many models; ``None`` without a model space.
         survey: the labels, and whether decisions lead to models.
+        constraints: what the models must satisfy.
         graph: of the base model, or of the sampled one.
+        anatomy: what its parts are, and what they cost.
         decisions: of the sampled model.
     """
 
     file: Path
     size: Size | None
     survey: Survey
+    constraints: tuple[str, ...]
     graph: dict[str, Any] | None
+    anatomy: Anatomy | None
     decisions: dict[str, Any] | None
 
 
@@ -104,19 +118,48 @@ def _graph(loaded: Loaded, seed: int | None) -> tuple[Graph | None, dict[str, An
 
 
 def _facts(
-    loaded: Loaded, graph: Graph | None, decisions: dict[str, Any] | None, seconds: float
+    loaded: Loaded,
+    graph: Graph | None,
+    decisions: dict[str, Any] | None,
+    seconds: float,
+    device: str | None,
 ) -> _Facts:
-    from retiarii.commands.survey import size, survey
+    from retiarii.commands.anatomy import Anatomy
+    from retiarii.commands.survey import survey
     from retiarii.search_space import SearchSpace
 
-    space = SearchSpace(loaded.space, loaded.evaluator.hyperparameters())
+    space = loaded.space
+    anatomy = None if graph is None else Anatomy.of(graph, device)
     return _Facts(
         loaded.path,
-        None if loaded.space is None else size(loaded.space, seconds),
-        survey(space, seconds),
-        None if graph is None else _summary(graph),
+        None if space is None else _size(space, seconds),
+        survey(SearchSpace(space, loaded.evaluator.hyperparameters()), seconds),
+        () if space is None else tuple(c.name for c in space.constraints),
+        None if graph is None or anatomy is None else _summary(graph, anatomy),
+        anatomy,
         decisions,
     )
+
+
+def _size(space: ModelSpace, seconds: float) -> Size:
+    """How many models there are; where something is required, each is asked, for some time."""
+    from retiarii.commands.survey import Size, size
+    from retiarii.mutators.walk import walk
+
+    if not space.constraints:
+        return size(space, seconds)
+    number, end = 0, time.monotonic() + seconds
+    try:
+        # Not by space.enumerate(), which goes on alone while nothing meets the constraints.
+        for way in walk(space.replay):
+            number += not isinstance(way, InfeasibleError)
+            if time.monotonic() > end:
+                return Size(number, exact=False)
+    except SpaceError:
+        if number == 0 and _is_continuous(space):
+            return Size(None, exact=True)
+        raise
+    return Size(number, exact=True)
 
 
 def _summary(graph: Graph) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def to_json(graph: Graph, *, indent: int | None = 2) -> str:
         "format": FORMAT,
         "version": VERSION,
         "batch": context.batch,
+        "batch_input": context.batch_input,
         "training": context.training,
         "forward": [
             {
@@ -147,6 +148,7 @@ def from_json(text: str) -> Graph:
     context = GraphContext(
         forward=_read_forward(form, records),
         batch=form.batch,
+        batch_input=form.batch_input,
         training=form.training,
         ties=form.ties,
         constants={k: _read_constant(c, f"$.constants.{k}") for k, c in form.constants.items()},

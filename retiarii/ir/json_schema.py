@@ -83,6 +83,7 @@ class GraphForm(_Form):
         description="of this schema"
     )
     batch: PositiveInt = Field(description="the example's batch size, at which shapes are given")
+    batch_input: NonNegativeInt = Field(0, description="the input whose first dimension it is")
     training: bool = Field(description="the parsed model's training flag")
     forward: tuple[ParameterForm, ...] = Field(description="parameters of forward, in order")
     frozen: tuple[str, ...] = Field((), description="state_dict keys that take no gradient")

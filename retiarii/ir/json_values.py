@@ -18,6 +18,7 @@ import torch
 from retiarii.errors import GraphError
 from retiarii.ir.types import (
     BatchSize,
+    ByMode,
     FrozenDict,
     FrozenList,
     InputDevice,
@@ -87,6 +88,7 @@ _WRITERS: Final[Mapping[type, Callable[[Any], Any]]] = MappingProxyType(
         Result: lambda r: {"result": r.index},
         BatchSize: _batch,
         Training: lambda t: {"training": not t.inverted},
+        ByMode: lambda m: {"by_mode": _many((m.training, m.evaluating))},
         InputDevice: lambda _: {"input_device": True},
         TypeOf: lambda t: {"class": f"{t.target.__module__}:{t.target.__qualname__}"},
         torch.dtype: _named("dtype"),
@@ -204,6 +206,13 @@ def _read_training(value: Any, place: str) -> Training:
     return Training(inverted=not _typed(value, bool, "true or false", place))
 
 
+def _read_by_mode(value: Any, place: str) -> ByMode:
+    parts = read_value(_typed(value, list, "an array", place), place)
+    if len(parts) != 2:
+        fail("by_mode has a value for training and one for evaluation", place)
+    return ByMode(*parts)
+
+
 def _read_torch(kind: type) -> Callable[[Any, str], Any]:
     def read(value: Any, place: str) -> Any:
         found = getattr(torch, _typed(value, str, "a name", place), None)
@@ -257,6 +266,7 @@ _READERS: Final[Mapping[str, Callable[[Any, str], Any]]] = MappingProxyType(
         "result": _read_index(Result),
         "batch": _read_batch,
         "training": _read_training,
+        "by_mode": _read_by_mode,
         "input_device": _read_true(InputDevice()),
         "class": _read_class,
         "dtype": _read_torch(torch.dtype),

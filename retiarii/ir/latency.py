@@ -325,6 +325,7 @@ def _alone(
         graph.context,
         forward=InputSpec.plain(tuple(r.name for r in inputs)),
         batch=batch,
+        batch_input=0,
         types=TypeCache(batch),
     )
     outputs = [Ref("node", i) for i in range(len(made))]

@@ -135,15 +135,19 @@ def function_op(called: Any) -> FunctionMatch | None:
         return None
 
 
-def module_attrs(module: nn.Module) -> Attrs:
+def module_attrs(module: nn.Module, op: str | None = None) -> Attrs:
     """The constructor arguments that make a layer like ``module``.
+
+    Args:
+        module: the layer.
+        op: the row to read them for, where the class itself has none (a subclass).
 
     ``dtype`` is among them only where its parameters are not of torch's default dtype.
 
     Raises:
         GraphError: its class has no row.
     """
-    op = module_op(type(module))
+    op = op or module_op(type(module))
     if op is None:
         raise GraphError(
             f"{type(module).__name__} has no row in the op table",

@@ -14,6 +14,7 @@ from torch import nn
 from retiarii.errors import ParseError
 from retiarii.ir.graph import Graph
 from retiarii.ir.tracing.assemble import assemble
+from retiarii.ir.tracing.by_mode import merge_modes
 from retiarii.ir.tracing.events import Trace
 from retiarii.ir.tracing.isolate import undisturbed
 from retiarii.ir.tracing.session import Session
@@ -22,7 +23,7 @@ from retiarii.ir.tracing.unify import (
     DivergedError,
     Solve,
     solve_batch,
-    solve_mode,
+    solve_both,
     solve_nothing,
     unify,
 )
@@ -86,45 +87,63 @@ def _generalise(session: Session, first: Trace) -> Trace:
     Raises:
         Unlowerable: a submodule depends on either in a way that no node stands for.
     """
-    other = not first.training
     for batch in _other_batches(session):
-        both = _attempt(session, batch, other)
-        if both is not None:
-            try:
-                return unify(first, both, solve_nothing)
-            except DivergedError:
-                pass
-        # Something differs. Which of the two it follows, traces that differ in one of them tell.
-        made = _attempt(session, batch, first.training)
-        if made is None:
+        both = _attempt(session, batch, not first.training)
+        if both is None:
             continue
-        if both is not None:
-            made = _unified(made, both, solve_mode(made.training), "training mode")
-        solve = solve_batch(first.batch, batch)
-        general = _confirmed(session, _unified(first, made, solve, "batch size"), batch)
-        return general if both is not None else _in_both_modes(session, general)
-    return _in_both_modes(session, first)
+        try:
+            return unify(first, both, solve_nothing)
+        except DivergedError:
+            pass
+        try:
+            return _confirmed(session, unify(first, both, solve_both(first, both)), batch)
+        except DivergedError:
+            return _step_by_step(session, first)
+    return _step_by_step(session, first)
+
+
+def _step_by_step(session: Session, first: Trace) -> Trace:
+    """Compares with one trace after the other that differs in one thing only."""
+    general = _in_both_modes(session, first)
+    for batch in _other_batches(session):
+        made = _attempt(session, batch, first.training)
+        if made is not None:
+            made = _in_both_modes(session, made)
+            solve = solve_batch(first.batch, batch)
+            return _confirmed(session, _unified(general, made, solve), batch, merged=True)
+    return general
 
 
 def _in_both_modes(session: Session, trace: Trace) -> Trace:
-    """The trace, compared with one in the other mode at its own batch size."""
+    """The trace, with what the model does in the other mode at the same batch size."""
     other = _attempt(session, trace.batch, not trace.training)
     if other is None:
         return trace
-    return _unified(trace, other, solve_mode(trace.training), "training mode")
+    try:
+        return unify(trace, other, solve_nothing)
+    except DivergedError:
+        return merge_modes(trace, other)
 
 
-def _confirmed(session: Session, trace: Trace, seen: int) -> Trace:
+def _confirmed(session: Session, trace: Trace, seen: int, *, merged: bool = False) -> Trace:
     """Checks what two batch sizes told against a third one.
 
+    Args:
+        trace: what they told.
+        seen: the second of them.
+        merged: whether it holds what single traces of both modes do.
+
     Raises:
-        Unlowerable: it does not hold.
+        DivergedError, Unlowerable: it does not hold.
     """
     for batch in (3 * seen + 1, 4 * seen):
         made = _attempt(session, batch, trace.training)
-        if made is not None:
-            solve = solve_batch(trace.batch, batch)
-            return _unified(trace, made, solve, "batch size")
+        if made is None:
+            continue
+        solve = solve_batch(trace.batch, batch)
+        if not merged:
+            return unify(trace, made, solve_nothing)
+        return _unified(trace, _in_both_modes(session, made), solve)
     return trace
 
 
@@ -154,10 +173,10 @@ def _attempt(session: Session, batch: int, training: bool) -> Trace | None:
         raise
 
 
-def _unified(one: Trace, two: Trace, solve: Solve, what: str) -> Trace:
+def _unified(one: Trace, two: Trace, solve: Solve) -> Trace:
     try:
         return unify(one, two, solve)
     except DivergedError as error:
         raise Unlowerable(
-            f"depends on the {what}: {error.detail}", error.where, error.path
+            f"depends on the batch size: {error.detail}", error.where, error.path
         ) from None

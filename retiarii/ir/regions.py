@@ -12,6 +12,7 @@ from retiarii.ir.types import TensorType
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from retiarii.ir.graph import Graph
     from retiarii.ir.node import NodeRecord
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _RAW: Final = frozenset({"parameter", "buffer"})
 # Constants up to this many elements are compared by their values, larger ones by their name.
 _COMPARED: Final = 64
+_PLAIN: Final = (bool, int, float, str, tuple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class _Outline:
             # The reason may name the place; what it holds does not.
             module = context.opaque.get(record.path or "")
             rest = {k: v for k, v in record.attrs.items() if k != "reason"}
-            return repr((None if module is None else repr(module), rest))
+            return repr((None if module is None else _described(module), rest))
         if record.op == "constant":
             return _constant(record.attrs["key"], context.constants)
         return record.attrs.key
@@ -224,6 +226,18 @@ class _Outline:
                 inputs = self._graph.record(user).inputs
                 used |= {ref.index for ref in inputs if ref.node == name}
         return sorted(used)
+
+
+def _described(module: nn.Module) -> list[Any]:
+    """What is inside an opaque module: classes, shapes, and settings that are plain values."""
+    described: list[Any] = []
+    for path, part in module.named_modules():
+        settings = {k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)}
+        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        described.append((path, kind, sorted(settings.items())))
+    state = module.state_dict(keep_vars=True)
+    described += [(k, str(TensorType.of(t))) for k, t in state.items() if hasattr(t, "shape")]
+    return described
 
 
 def _constant(key: str, constants: Mapping[str, torch.Tensor]) -> str:

@@ -117,9 +117,16 @@ class ModuleTree:
     def owner(self, key: str) -> NodeRecord | None:
         """The node that holds the tensor of a state_dict key: a leaf module's, or a raw one."""
         for prefix in _prefixes(key):
-            if prefix in self._modules:
-                return self._modules[prefix]
+            record = self._modules.get(prefix)
+            if record is not None and self._holds(record, key[len(prefix) + 1 :]):
+                return record
         return self._raw.get(key)
+
+    def _holds(self, record: NodeRecord, name: str) -> bool:
+        # What lies below a layer may be another one's: an activation inside a norm.
+        return record.op == "opaque" or name in module_state(
+            record.op, record.attrs, self._types
+        )
 
     # --- making ------------------------------------------------------------------------------
 

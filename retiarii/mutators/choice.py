@@ -157,7 +157,7 @@ class Recorder:
 
     def __init__(self, chooser: Chooser) -> None:
         self._chooser = chooser
-        self._made: dict[str, tuple[Decision, tuple[str, ...] | None]] = {}
+        self._made: dict[str, tuple[Decision, Description]] = {}
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -169,21 +169,15 @@ class Recorder:
         Raises:
             SpaceError: the label was asked before with other options.
         """
-        shown = _shown_options(description)
         if label in self._made:
             decision, before = self._made[label]
-            if decision.domain != description.domain or before != shown:
-                raise SpaceError(
-                    f"label {label!r} is asked with two different lists of options: "
-                    f"{before or decision.domain} and {shown or description.domain}",
-                    where=f"decision {label!r}",
-                    fix="give each list its own label, or ask with equal options to share one",
-                )
+            if before is not description:
+                _check_same_options(label, before, description)
             # The options of this call, not of the first: modules are made anew at every place.
             return description.value(decision.raw)
         raw = self._answer(label, description)
         value = description.value(raw)
-        self._made[label] = (Decision(label, description.domain, raw, value), shown)
+        self._made[label] = (Decision(label, description.domain, raw, value), description)
         return value
 
     def made(self, label: str) -> Raw | None:
@@ -194,10 +188,24 @@ class Recorder:
         return check_raw(label, description.domain, self._chooser(label, description.domain))
 
 
-def _shown_options(description: Description) -> tuple[str, ...] | None:
-    if description.options is None:
-        return None
-    return tuple(show(o) for o in description.options)
+def _check_same_options(label: str, one: Description, two: Description) -> None:
+    """Raises SpaceError unless both offer the same; options are compared as they are shown."""
+    if one.domain == two.domain:
+        options, others = one.options, two.options
+        if options is None or others is None or all(map(_is_text_or_number, options)):
+            if options == others:
+                return
+        elif [show(o) for o in options] == [show(o) for o in others]:
+            return
+    raise SpaceError(
+        f"label {label!r} is asked with two different lists of options: {one!r} and {two!r}",
+        where=f"decision {label!r}",
+        fix="give each list its own label, or ask with equal options to share one",
+    )
+
+
+def _is_text_or_number(option: Any) -> bool:
+    return type(option) in (str, int, float)
 
 
 _active: ContextVar[Recorder | None] = ContextVar("retiarii_recorder", default=None)

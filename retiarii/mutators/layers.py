@@ -35,10 +35,17 @@ class Placeholder(nn.Module):
     opaque_reason: ClassVar[str] = "is a choice, made once a candidate"
 
     label: str | None
+    _description: Description | None = None
 
-    @abstractmethod
     def description(self) -> Description:
         """What may be chosen."""
+        if self._description is None:
+            self._description = describe_options(self._options(), self.label)
+        return self._description
+
+    @abstractmethod
+    def _options(self) -> Sequence[Any]:
+        """The values that the decision may have."""
 
     @abstractmethod
     def resolve(self, graph: Graph, node: Node, value: Any, scope: str) -> list[Value]:
@@ -103,8 +110,8 @@ class LayerChoice(Placeholder):
     def forward(self, *inputs: Any) -> Any:
         return self._modules[str(self._keys[0])](*inputs)  # type: ignore[misc]
 
-    def description(self) -> Description:
-        return describe_options(self._keys, self.label)
+    def _options(self) -> Sequence[Any]:
+        return self._keys
 
     def resolve(self, graph: Graph, node: Node, value: Any, scope: str) -> list[Value]:
         return _insert_option(graph, self._modules[str(value)], node.inputs, f"{scope}.{value}")
@@ -173,8 +180,8 @@ class InputChoice(Placeholder):
         total = sum(chosen[1:], start=chosen[0])
         return total / len(chosen) if self.reduction == "mean" else total
 
-    def description(self) -> Description:
-        return describe_options(self._combinations(), self.label)
+    def _options(self) -> Sequence[Any]:
+        return self._combinations()
 
     def resolve(self, graph: Graph, node: Node, value: Any, scope: str) -> list[Value]:
         inputs = node.inputs
@@ -256,8 +263,8 @@ class Repeat(Placeholder):
             x = self._modules[str(i)](x)  # type: ignore[misc]
         return x
 
-    def description(self) -> Description:
-        return describe_options(self._depths, self.label)
+    def _options(self) -> Sequence[Any]:
+        return self._depths
 
     def resolve(self, graph: Graph, node: Node, value: Any, scope: str) -> list[Value]:
         values = list(node.inputs)

@@ -17,7 +17,7 @@ from retiarii.errors import GraphError, InfeasibleError, RetiariiError, ShapeErr
 from retiarii.ir.editing import replace_results
 from retiarii.ir.graph import Graph, Pattern
 from retiarii.ir.node import Node
-from retiarii.mutators.choice import Decision, Description, Recorder
+from retiarii.mutators.choice import Decision, Recorder
 from retiarii.mutators.layers import Placeholder
 from retiarii.mutators.mutator import Application, Mutator, applying
 
@@ -113,8 +113,6 @@ class Plan:
         assert path is not None
         placeholder = self.placeholders[path]
         description = placeholder.description()
-        if description.label is None:
-            description = Description(description.domain, description.options, path)
         value = recorder.ask(description.label or path, description)
         try:
             with graph.edits():

@@ -9,7 +9,7 @@ from torch import nn
 
 from retiarii.ir.context import GraphContext
 from retiarii.ir.graph import Graph
-from retiarii.ir.infer import TypeCache
+from retiarii.ir.infer import TypeCache, module_state
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.ops import op_spec
 from retiarii.ir.tracing.events import Trace, refs_in
@@ -36,7 +36,8 @@ def assemble(
     read = {ref.node for record in nodes for ref in record.inputs}
     read.update(ref.node for ref in refs_in(trace.outputs))
     used = [key for key in state.tensors if key in read and key not in state.ties]
-    held = _held_by_modules(nodes, state)
+    types = TypeCache(inputs.batch)
+    held = _held_by_modules(nodes, state, types)
     idle = [
         key
         for key in state.tensors
@@ -70,7 +71,7 @@ def assemble(
         opaque=_opaque(nodes, state.modules),
         modes=dict(state.modes),
         frozen=state.frozen,
-        types=TypeCache(inputs.batch),
+        types=types,
     )
     return Graph.build(records, outputs, structure, context)
 
@@ -94,13 +95,20 @@ def _acts(record: NodeRecord) -> bool:
     return spec.random or (spec.generic and is_random(record.op.rpartition(".")[2]))
 
 
-def _held_by_modules(nodes: list[NodeRecord], state: ModelState) -> set[str]:
+def _held_by_modules(
+    nodes: list[NodeRecord], state: ModelState, types: TypeCache
+) -> set[str]:
     """The keys of the tensors that layers and opaque modules hold, each by its first key."""
-    paths = {record.path for record in nodes if record.path is not None}
+    opaque = {r.path for r in nodes if r.op == "opaque"}
     held: set[str] = set()
-    for key in state.tensors:
+    layers = {r.path: r for r in nodes if r.path is not None and r.op != "opaque"}
+    for path, record in layers.items():
+        held.update(
+            state.first_key(f"{path}.{name}") for name in module_state(record.op, record.attrs, types)
+        )
+    for key in state.tensors if opaque else ():
         parts = key.split(".")
-        if any(".".join(parts[:n]) in paths for n in range(len(parts))):
+        if any(".".join(parts[:n]) in opaque for n in range(len(parts))):
             held.add(state.first_key(key))
     return held
 

@@ -72,11 +72,19 @@ class Layers:
             attrs = module_attrs(module)
         except (GraphError, AttributeError, KeyError, TypeError, ValueError):
             return None
+        twin = self._twin(op, attrs)
+        return (op, attrs) if twin is not None and _alike(module, twin) else None
+
+    def holds_like(self, module: nn.Module, op: str, attrs: Attrs) -> bool:
+        """Whether the module itself holds the parameters and buffers of such a layer."""
+        twin = self._twin(op, attrs)
+        return twin is not None and _holds_alike(module, twin)
+
+    def _twin(self, op: str, attrs: Attrs) -> nn.Module | None:
         key = (op, attrs)
         if key not in self._made:
             self._made[key] = _make(op, attrs)
-        twin = self._made[key]
-        return key if twin is not None and _alike(module, twin) else None
+        return self._made[key]
 
 
 def _another(tensor: torch.Tensor) -> torch.Tensor:
@@ -102,12 +110,17 @@ def _make(op: str, attrs: Attrs) -> nn.Module | None:
     return made
 
 
-def _alike(module: nn.Module, twin: nn.Module) -> bool:
-    """Whether both hold the same kinds of tensors, children and settings."""
+def _holds_alike(module: nn.Module, twin: nn.Module) -> bool:
+    """Whether both hold the same kinds of tensors themselves."""
     for held, other in ((module._parameters, twin._parameters), (module._buffers, twin._buffers)):
         if list(held) != list(other) or not all(map(_same_kind, held.values(), other.values())):
             return False
-    if module._non_persistent_buffers_set != twin._non_persistent_buffers_set:
+    return module._non_persistent_buffers_set == twin._non_persistent_buffers_set
+
+
+def _alike(module: nn.Module, twin: nn.Module) -> bool:
+    """Whether both hold the same kinds of tensors, children and settings."""
+    if not _holds_alike(module, twin):
         return False
     settings, others = _settings(module), _settings(twin)
     if settings.keys() != others.keys():

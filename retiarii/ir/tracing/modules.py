@@ -98,6 +98,8 @@ class ModuleCalls:
         try:
             result = _plainly(module, args, kwargs)
             self._watch(site)
+            if not recorder.norms.settled(path):
+                raise Unlowerable("counts batches in another way than batch norms do", site)
             with recorder.off():
                 recorder.events.append(Leave(path, self._frozen(result)))
             return result

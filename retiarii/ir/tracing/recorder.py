@@ -14,6 +14,7 @@ from retiarii.ir.tracing import functions as known
 from retiarii.ir.tracing.binding import BoundCall, bind
 from retiarii.ir.tracing.devices import Devices
 from retiarii.ir.tracing.events import Event, NodeNames
+from retiarii.ir.tracing.norms import WrittenNorms, is_batch_norm
 from retiarii.ir.tracing.signals import Unlowerable, first_line
 from retiarii.ir.tracing.sources import Sources
 from retiarii.ir.tracing.structure import (
@@ -43,10 +44,16 @@ class Recorder(TorchFunctionMode):
         names: of nodes.
         devices: what ``tensor.device`` shows.
         sites: finds the user's line.
+        norms: recognises layers that a forward spells out.
     """
 
     def __init__(
-        self, sources: Sources, names: NodeNames, devices: Devices, sites: CallSites
+        self,
+        sources: Sources,
+        names: NodeNames,
+        devices: Devices,
+        sites: CallSites,
+        norms: WrittenNorms,
     ) -> None:
         super().__init__()
         self.values: Values = sources.values
@@ -54,6 +61,7 @@ class Recorder(TorchFunctionMode):
         self.names = names
         self.devices = devices
         self.sites = sites
+        self.norms = norms
         self.events: list[Event] = []
         self.path = ""
         self.site: str | None = None
@@ -68,6 +76,11 @@ class Recorder(TorchFunctionMode):
         name = known.name_of(func)
         if name in known.METADATA or name in known.PASSED:
             return func(*args, **kwargs)
+        if name == "_assert":
+            met = args[0]
+            if isinstance(met, torch.Tensor):
+                met = self.call(torch.Tensor.__bool__, "__bool__", (met,), {})
+            return torch._assert(bool(met), *args[1:], **kwargs)
         if name in known.PROPERTIES and isinstance(args[0], torch.Tensor):
             func, args, kwargs = known.PROPERTIES[name](args[0])
             name = known.name_of(func)
@@ -113,7 +126,15 @@ class Recorder(TorchFunctionMode):
             return self.execute(func, args, kwargs)
         bound = bind(func, name, args, kwargs, self.devices)
         if bound.in_place:
+            if self.norms.counts(self.path, name, args, kwargs):
+                return args[0]
             self._check_writable(bound, entries)
+        path = None
+        if is_batch_norm(func):
+            layer = self.norms.layer(self.path, args, kwargs)
+            if layer is not None:
+                path, (op, attrs) = self.path, layer
+                bound = BoundCall(name, op, bound.operands[:1], dict(attrs), False, False, func)
         real = (
             concrete
             and not known.is_random(name)
@@ -125,7 +146,7 @@ class Recorder(TorchFunctionMode):
         result = self.execute(func, *swapped)
         if bound.in_place:
             return self._write(bound, entries[id(bound.operands[0])], swapped, site)
-        if [tensor._version for _, tensor in run_on] != before:
+        if path is None and [tensor._version for _, tensor in run_on] != before:
             raise Unlowerable(f"{name} writes one of its arguments (running statistics, say)")
         if not any(True for _ in tensors_in(result)):
             return result
@@ -136,8 +157,10 @@ class Recorder(TorchFunctionMode):
             result,
             (name, args, kwargs),
             self.devices.of_result(args, kwargs, list(entries.values())),
-            real=real,
+            real=real and path is None,
             site=site,
+            path=path,
+            name=None if path is None else self.names.own(path),
             executed={id(tensor): e for e, tensor in run_on},
         )
 

@@ -15,6 +15,7 @@ from retiarii.ir.tracing.inputs import ExampleInputs
 from retiarii.ir.tracing.isolate import Snapshot, meta_copy, python_random_state
 from retiarii.ir.tracing.layers import Layers
 from retiarii.ir.tracing.modules import ModuleCalls
+from retiarii.ir.tracing.norms import WrittenNorms
 from retiarii.ir.tracing.recorder import Recorder
 from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable, first_line
 from retiarii.ir.tracing.sources import Sources
@@ -87,7 +88,8 @@ class Session:
         sources = self.sources()
         names = NodeNames(frozenset(self.state.tensors) | frozenset(self.state.modules))
         sites = CallSites(ModuleCalls.call.__code__)
-        recorder = Recorder(sources, names, devices, sites)
+        norms = WrittenNorms(self._copied.modules, self._layers)
+        recorder = Recorder(sources, names, devices, sites, norms)
         args, kwargs = self.inputs.meta(batch)
         inputs = self._enter_inputs(recorder, args, kwargs)
         calls = ModuleCalls(

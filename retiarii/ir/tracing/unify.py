@@ -6,12 +6,11 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
 
-import torch
-
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.ops import op_spec
+from retiarii.ir.tracing.by_mode import chosen_value, same_numbers
 from retiarii.ir.tracing.events import Enter, Event, Leave, Trace
-from retiarii.ir.types import Attrs, BatchSize, FrozenDict, FrozenList, Ref, Training
+from retiarii.ir.types import Attrs, BatchSize, ByMode, FrozenDict, FrozenList, Ref, Training
 
 # (value in the first trace, value in the second) -> what stands for both; `None`: nothing does.
 Solve = Callable[[Any, Any], Any]
@@ -57,13 +56,19 @@ def solve_batch(first: int, second: int) -> Solve:
     return solve
 
 
-def solve_mode(first: bool) -> Solve:
-    """Makes booleans follow the training flag, which was ``first`` in the first trace."""
+def solve_both(one: Trace, two: Trace) -> Solve:
+    """Makes integers a function of the batch size, and all else one of the mode.
+
+    Two traces that differ in both cannot tell which it is: compare with a third one.
+    """
+    by_batch = solve_batch(one.batch, two.batch)
 
     def solve(value: Any, other: Any) -> Any:
-        if type(value) is not bool or type(other) is not bool:
+        if type(value) is int and type(other) is int:
+            return by_batch(value, other)
+        if isinstance(value, Ref) or isinstance(other, Ref) or isinstance(value, tuple):
             return None
-        return Training(inverted=value is not first)
+        return chosen_value(*((value, other) if one.training else (other, value)))
 
     return solve
 
@@ -116,6 +121,11 @@ def _beside_known(solve: Solve, one: Trace, two: Trace) -> Solve:
     def foretold(value: Any, other: Any) -> Any:
         if isinstance(value, BatchSize):
             return value if type(other) is int and value.at(two.batch) == other else None
+        if isinstance(value, ByMode) and not isinstance(other, ByMode):
+            here = value.training if two.training else value.evaluating
+            if isinstance(here, BatchSize) and type(other) is int:
+                return value if here.at(two.batch) == other else None
+            return value if type(here) is type(other) and here == other else None
         if isinstance(value, Training):
             return value if other is (two.training is not value.inverted) else None
         if isinstance(other, Training):
@@ -182,6 +192,9 @@ def _value(a: Any, b: Any, solve: Solve) -> Any:
     if isinstance(a, slice) and isinstance(b, slice):
         made = [_value(getattr(a, n), getattr(b, n), solve) for n in ("start", "stop", "step")]
         return slice(*made)
+    if isinstance(a, ByMode) and isinstance(b, ByMode):
+        made = [_value(getattr(a, n), getattr(b, n), solve) for n in ("training", "evaluating")]
+        return ByMode(*made)
     if type(a) is type(b) and (a == b or a != a):
         return a
     solved = solve(a, b)
@@ -198,12 +211,8 @@ def _constants(ref: Ref, one: Trace, two: Trace) -> None:
     a, b = one.constants[key], two.constants.get(key)
     if a is b:
         return
-    if b is None or a.shape != b.shape or a.dtype != b.dtype or not _equal(a, b):
+    if b is None or not same_numbers(a, b):
         raise _DiffersError(f"the tensor {key!r}, whose value changes")
-
-
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _keys(record: NodeRecord) -> str:
