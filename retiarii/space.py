@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from retiarii.base_model import GivenBase, Lowered, make_base, source_of
 from retiarii.constraints import Constraint, Refusals
-from retiarii.errors import InfeasibleError, ParseError, RetiariiError, SpaceError
+from retiarii.errors import InfeasibleError, SpaceError
 from retiarii.ir.build import to_module
 from retiarii.ir.graph import Graph, Pattern, frozen_pattern
-from retiarii.ir.parse import parse
 from retiarii.mutators.choice import (
     Categorical,
     Chooser,
@@ -24,7 +23,6 @@ from retiarii.mutators.choice import (
     FrozenRecorder,
     Raw,
     Recorder,
-    recording,
     show,
 )
 from retiarii.mutators.count import count_ways
@@ -104,26 +102,11 @@ class ModelSpace:
             raise SpaceError(
                 f"weights={weights!r} is unknown", fix="use weights='fresh' or weights='inherit'"
             )
-        if not callable(base):
-            raise SpaceError(
-                f"the base of a space is a {type(base).__name__}",
-                fix="give a torch.nn.Module, or a function or class that makes one",
-            )
-        self._callable = None if isinstance(base, nn.Module) else base
-        self._example = example_inputs
+        self._base = make_base(base, example_inputs, inherit=weights == "inherit")
         self._inherit = weights == "inherit"
-        if self._inherit and self._callable is not None:
-            raise SpaceError(
-                "weights='inherit' needs a base model that is given, not one that is made",
-                fix="pass the module itself, ModelSpace(model, ...)",
-            )
         self._init = init
         self._applied: list[Applied] = []
         self._constraints: list[Constraint] = []
-        self._base: Graph | None = None
-        self._placeholders: Mapping[str, Placeholder] = MappingProxyType({})
-        if isinstance(base, nn.Module):
-            self._base, self._placeholders = self._lower(base)
 
     # --- saying what the space is --------------------------------------------------------------
 
@@ -163,8 +146,10 @@ class ModelSpace:
         while (unique := wanted if number == 1 else f"{wanted}_{number}") in taken:
             number += 1
         applied = Applied(mutator, frozen_pattern(target), unique, shared)
-        if self._base is not None and not self._applied and not self._placeholders:
-            check_targets(self._base, applied)
+        if isinstance(self._base, GivenBase) and not self._applied:
+            lowered = self._base.lower(Recorder(_first))
+            if not lowered.placeholders:
+                check_targets(lowered.graph, applied)
         self._applied.append(applied)
         return self
 
@@ -195,9 +180,7 @@ class ModelSpace:
     @property
     def graph(self) -> Graph:
         """The base model's graph (with the first option everywhere, for a callable)."""
-        if self._base is not None:
-            return self._base
-        return self._lower(self._make(_first))[0]
+        return self._base.lower(Recorder(_first)).graph.copy()
 
     # --- its models -----------------------------------------------------------------------------
 
@@ -256,25 +239,21 @@ class ModelSpace:
         """
         if self._constraints:
             return sum(1 for _ in self.enumerate())
-        if self._base is not None:
-            return count_ways(self._plan(self._placeholders), self._base)
-        total = 0
-        for made in walk(self._make_and_lower):
-            if not isinstance(made, InfeasibleError):
-                graph, placeholders = made
-                total += count_ways(self._plan(placeholders), graph)
-        return total
+        return sum(
+            count_ways(self._plan(made.placeholders), made.graph)
+            for made in walk(lambda chooser: self._base.lower(Recorder(chooser)))
+            if isinstance(made, Lowered)
+        )
 
     def describe(self) -> dict[str, Any]:
         """What makes this space this one, as JSON: for telling whether a search is the same."""
-        base = self._callable
         return {
-            "base": str(self._base) if base is None else _source(base),
+            "base": self._base.describe(),
             "mutators": {
                 applied.name: {
                     "target": show(applied.target),
                     "shared": applied.shared,
-                    "source": _source(type(applied.mutator)),
+                    "source": source_of(type(applied.mutator)),
                     "fields": {k: show(v) for k, v in sorted(vars(applied.mutator).items())},
                 }
                 for applied in self._applied
@@ -294,11 +273,8 @@ class ModelSpace:
         return Plan(placeholders, tuple(self._applied))
 
     def _replay(self, recorder: Recorder) -> tuple[Candidate, tuple[Decision, ...]]:
-        if self._base is not None:
-            graph, placeholders = self._base.copy(), self._placeholders
-        else:
-            graph, placeholders = self._make_and_lower(recorder)
-        plan = self._plan(placeholders)
+        lowered = self._base.lower(recorder)
+        graph, plan = lowered.graph.copy(), self._plan(lowered.placeholders)
         progress = plan.begin(graph)
         while (following := plan.next(graph, progress)) is not None:
             progress = plan.perform(graph, *following, recorder)
@@ -309,72 +285,8 @@ class ModelSpace:
             constraint.check(made)
         return made, decisions
 
-    def _make_and_lower(
-        self, chooser: Chooser | Recorder
-    ) -> tuple[Graph, Mapping[str, Placeholder]]:
-        """The callable's model as a graph.
-
-        Raises:
-            InfeasibleError: making it raised, or it does not run on the example inputs.
-        """
-        recorder = chooser if isinstance(chooser, Recorder) else Recorder(chooser)
-        try:
-            return self._lower(self._make(recorder))
-        except ParseError as error:
-            shown = {d.label: d.shown for d in recorder.decisions}
-            raise InfeasibleError(
-                error.cause, where=f"{error.where}; decisions {shown}", fix=error.fix
-            ) from error
-
-    def _make(self, chooser: Chooser | Recorder, device: str = "meta") -> nn.Module:
-        """Runs the user's callable, with ``chooser`` answering."""
-        assert self._callable is not None
-        recorder = chooser if isinstance(chooser, Recorder) else Recorder(chooser)
-        try:
-            with recording(recorder):
-                made = self._on(device)
-        except RetiariiError:
-            raise
-        except Exception as error:
-            raise InfeasibleError(
-                f"making the model raised {type(error).__name__}: {error}",
-                where=f"decisions { {d.label: d.shown for d in recorder.decisions} }",
-                fix="mend the model, or raise rt.InfeasibleError where choices lead nowhere",
-            ) from error
-        if not isinstance(made, nn.Module):
-            raise SpaceError(
-                f"the space's callable returned a {type(made).__name__}, not a module",
-                fix="let it return a torch.nn.Module",
-            )
-        return made
-
-    def _on(self, device: str) -> Any:
-        assert self._callable is not None
-        if device == "meta":
-            try:
-                with torch.device("meta"):
-                    return self._callable()
-            except (NotImplementedError, RuntimeError):
-                # Some constructors compute with values (schedules of drop rates, masks).
-                with torch.random.fork_rng(devices=[]):
-                    return self._callable()
-        return self._callable()
-
-    def _lower(self, module: nn.Module) -> tuple[Graph, Mapping[str, Placeholder]]:
-        graph = parse(module, self._example)
-        found = {p: m for p, m in module.named_modules() if isinstance(m, Placeholder)}
-        return graph, MappingProxyType(found)
-
     def _build(self, graph: Graph, decisions: tuple[Decision, ...], seed: int) -> nn.Module:
-        weights: Mapping[str, torch.Tensor] | None = None
-        if self._callable is not None:
-            answers = {d.label: d.raw for d in decisions}
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive(seed, "model"))
-                made = self._make(lambda label, _: answers[label], device="cpu")
-            weights = made.state_dict()
-        elif self._inherit:
-            weights = graph.context.weights
+        weights = self._base.weights(decisions, seed)
         module = to_module(graph, seed=seed, weights=weights)
         if self._init is not None:
             with torch.random.fork_rng(devices=[]):
@@ -385,14 +297,3 @@ class ModelSpace:
 
 def _first(_label: str, domain: Domain) -> Raw:
     return 0 if isinstance(domain, Categorical) else domain.low
-
-
-def _source(thing: Any) -> str:
-    """Source code where Python knows it, without comments and layout; else a name."""
-    import ast
-    import textwrap
-
-    try:
-        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(thing))))
-    except (OSError, TypeError, SyntaxError):
-        return show(thing)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Longer tables are cut: `--json` has all.
 _ROWS_SHOWN = 80
+_HELD = frozenset({"parameter", "buffer", "constant"})
 _STEPS = ("", "k", "M", "G", "T", "P")
 
 
@@ -86,7 +87,7 @@ class Anatomy:
         parts: list[tuple[int, str | tuple[Region, ...]]] = [
             (self.order[name], name) for name in region.nodes if self._shows(name)
         ]
-        parts += [(min(self._places(run[0])), run) for run in region.runs()]
+        parts += [(self._place(run[0]), run) for run in region.runs()]
         for _, part in sorted(parts, key=lambda each: each[0]):
             if isinstance(part, str):
                 row = self.rows[part]
@@ -96,8 +97,11 @@ class Anatomy:
             yield (indent + folded(part), *self._cells(names))
             yield from self._rows(part[0], depth + 1)
 
-    def _places(self, region: Region) -> list[int]:
-        return [self.order[name] for name in region.all_nodes]
+    def _place(self, region: Region) -> int:
+        """Where its first operation is; parameters stand at the top of a graph."""
+        places = {name: self.order[name] for name in region.all_nodes}
+        working = [at for name, at in places.items() if self.rows[name].op not in _HELD]
+        return min(working or places.values())
 
     def _shows(self, name: str) -> bool:
         row = self.rows[name]

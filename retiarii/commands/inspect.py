@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retiarii.commands.common import Debug, Json, tells_errors
-from retiarii.errors import FileError
+from retiarii.errors import FileError, InfeasibleError
 
 if TYPE_CHECKING:
     from retiarii.commands.anatomy import Anatomy
@@ -129,11 +130,14 @@ def _facts(
     from retiarii.search_space import SearchSpace
 
     space = loaded.space
+    hyperparameters = loaded.evaluator.hyperparameters()
+    surveyed = survey(SearchSpace(space, hyperparameters), seconds)
+    labels = [label for name, label in surveyed.labels.items() if name not in hyperparameters]
     anatomy = None if graph is None else Anatomy.of(graph, device)
     return _Facts(
         loaded.path,
-        None if space is None else _size(space, seconds),
-        survey(SearchSpace(space, loaded.evaluator.hyperparameters()), seconds),
+        None if space is None else _size(space, labels, seconds),
+        surveyed,
         () if space is None else tuple(c.name for c in space.constraints),
         None if graph is None or anatomy is None else _summary(graph, anatomy),
         anatomy,
@@ -141,33 +145,29 @@ def _facts(
     )
 
 
-def _size(space: ModelSpace, seconds: float) -> Size:
+def _size(space: ModelSpace, labels: list[Label], seconds: float) -> Size:
     """How many models there are; where something is required, each is asked, for some time."""
     from retiarii.commands.survey import Size, size
+    from retiarii.mutators.choice import Real
     from retiarii.mutators.walk import walk
 
     if not space.constraints:
         return size(space, seconds)
+    if any(isinstance(label.domain, Real) for label in labels):
+        return Size(None, exact=True)
     number, end = 0, time.monotonic() + seconds
-    try:
-        # Not by space.enumerate(), which goes on alone while nothing meets the constraints.
-        for way in walk(space.replay):
-            number += not isinstance(way, InfeasibleError)
-            if time.monotonic() > end:
-                return Size(number, exact=False)
-    except SpaceError:
-        if number == 0 and _is_continuous(space):
-            return Size(None, exact=True)
-        raise
+    # Not by space.enumerate(), which goes on alone while nothing meets the constraints.
+    for way in walk(space.replay):
+        number += not isinstance(way, InfeasibleError)
+        if time.monotonic() > end:
+            return Size(number, exact=False)
     return Size(number, exact=True)
 
 
-def _summary(graph: Graph) -> dict[str, Any]:
-    from retiarii.commands.survey import parameter_count
-
+def _summary(graph: Graph, anatomy: Anatomy) -> dict[str, Any]:
     return {
         "nodes": len(graph),
-        "parameters": parameter_count(graph),
+        "parameters": anatomy.cost.params,
         "inputs": {node.name: str(node.type) for node in graph.inputs},
         "outputs": [str(value.type) for value in graph.outputs],
         "opaque": [
@@ -207,8 +207,12 @@ def _print(facts: _Facts, model: str) -> None:
     if survey.infeasible:
         typer.echo(f"\ninfeasible: {survey.infeasible} of {survey.replays} looked at; the first:")
         typer.echo(textwrap.indent(str(survey.reason), "  "))
-    graph = facts.graph
-    if graph is None:
+    if facts.constraints:
+        typer.echo("\nrequired (each model is asked, so that counting visits all of them):")
+        for name in facts.constraints:
+            typer.echo(f"  {name}")
+    graph, anatomy = facts.graph, facts.anatomy
+    if graph is None or anatomy is None:
         return
     typer.echo(f"\n{model}:")
     _columns([(name, str(value)) for name, value in (facts.decisions or {}).items()])
@@ -216,15 +220,21 @@ def _print(facts: _Facts, model: str) -> None:
         [
             ("nodes", f"{graph['nodes']:,}"),
             ("parameters", f"{graph['parameters']:,}"),
+            *anatomy.totals(),
             *((f"input {name}", kind) for name, kind in graph["inputs"].items()),
             *((f"output {i}", kind) for i, kind in enumerate(graph["outputs"])),
         ]
     )
+    typer.echo("")
+    for line in anatomy.table():
+        typer.echo(f"  {line}")
     if graph["opaque"]:
         typer.echo("\nopaque (they run as written, and mutators cannot look inside):")
         for each in graph["opaque"]:
             place = f" ({each['where']})" if each["where"] else ""
             typer.echo(f"  {each['node']}: {each['reason']}{place}")
+    if anatomy.cost.uncounted:
+        typer.echo(f"\nFLOPs not counted: inside {', '.join(anatomy.cost.uncounted)}")
 
 
 def _columns(rows: list[tuple[str, str]]) -> None:
@@ -242,8 +252,11 @@ def _as_json(facts: _Facts) -> dict[str, Any]:
         "exact": facts.size is None or facts.size.exact,
         "choices": {name: _choice_json(label) for name, label in facts.survey.labels.items()},
         "infeasible": {"of": facts.survey.replays, "count": facts.survey.infeasible},
+        "constraints": list(facts.constraints),
         "decisions": plain(facts.decisions),
-        "graph": facts.graph,
+        "graph": None
+        if facts.graph is None or facts.anatomy is None
+        else {**facts.graph, **facts.anatomy.as_json()},
     }
 
 

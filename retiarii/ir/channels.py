@@ -50,13 +50,14 @@ class Link(NamedTuple):
 Rule = Callable[[NodeRecord, Types, Axis], "list[Link] | None"]
 
 
-def links(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
+def links(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> list[Link] | None:
     """Which axes of the results come from one axis of one input.
 
     Args:
         record: the node.
         inputs: the types of what it reads.
         at: the input's axis.
+        batch: the batch size at which the types are given.
 
     Returns:
         ``[]`` where the axis is read up (a reduction over it); ``None`` where it is not known.
@@ -64,6 +65,8 @@ def links(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     spec = op_spec(record.op)
     if spec.elementwise or record.op in _EACH:
         return _elementwise(record, inputs, at)
+    if record.op in _MOVING:
+        return _moved(record, inputs, at, batch)
     rule = _RULES.get(record.op)
     if rule is not None:
         return rule(record, inputs, at)
@@ -76,7 +79,9 @@ def links(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     return None
 
 
-def links_back(record: NodeRecord, inputs: Types, result: Axis) -> list[Link] | None:
+def links_back(
+    record: NodeRecord, inputs: Types, result: Axis, batch: int
+) -> list[Link] | None:
     """The links that end at one axis of a result; ``None`` where something is not known."""
     found: list[Link] = []
     unknown = False
@@ -84,7 +89,7 @@ def links_back(record: NodeRecord, inputs: Types, result: Axis) -> list[Link] | 
         for axis in range(len(kind.shape)):
             if reads_axis(record, inputs, Axis(index, axis)):
                 continue
-            made = links(record, inputs, Axis(index, axis))
+            made = links(record, inputs, Axis(index, axis), batch)
             unknown = unknown or made is None
             found += [link for link in made or () if link.result == result]
     return None if unknown and not found else found
@@ -235,6 +240,8 @@ def _parts(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
 
 
 def _reduce(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
+    if "other" in record.attrs:
+        return _elementwise(record, inputs, at)
     rank = len(inputs[0].shape)
     given = record.attrs.get("dim")
     if at.index or given == ():
@@ -282,16 +289,16 @@ def _getitem(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     return None
 
 
-def _moved(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
+def _moved(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> list[Link] | None:
     """Operations that move elements: numbered positions are pushed through, to see where."""
     shape = inputs[at.index].shape
-    if at.index or prod(shape) > _PROBED or any(type(r) is not TensorType for r in record.types):
+    if at.index or prod(shape) > _PROBED or len(record.types) != 1:
         return None
     size = shape[at.axis]
     numbers = torch.arange(size, device="cpu").view(
         [size if axis == at.axis else 1 for axis in range(len(shape))]
     )
-    made = _call(record, inputs, numbers.expand(shape))
+    made = _call(record, numbers.expand(shape), batch)
     if not isinstance(made, torch.Tensor) or tuple(made.shape) != record.types[0].shape:
         return None
     for axis in range(made.dim()):
@@ -305,9 +312,8 @@ def _moved(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     return None
 
 
-def _call(record: NodeRecord, inputs: Types, numbers: torch.Tensor) -> Any:
+def _call(record: NodeRecord, numbers: torch.Tensor, batch: int) -> Any:
     spec = op_spec(record.op)
-    batch = inputs[0].shape[0] if inputs[0].shape else 1
 
     def concrete(value: Any) -> Any:
         return value.at(batch) if isinstance(value, BatchSize) else value
@@ -339,10 +345,10 @@ MIXING: Final = frozenset(
     | {"LocalResponseNorm", "local_response_norm", "Softmax", "softmax", "LogSoftmax"}
     | {"log_softmax", "Softmin", "softmin", "Softmax2d"}
 )
-_MOVING: Final = (
+_MOVING: Final = frozenset(
     "Flatten flatten view reshape Unflatten unflatten squeeze unsqueeze permute transpose t "
-    "movedim moveaxis expand ravel"
-).split()
+    "movedim moveaxis expand ravel".split()
+)
 _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
         **dict.fromkeys((f"Conv{t}{n}d" for t in ("", "Transpose") for n in (1, 2, 3)), _conv),
@@ -355,7 +361,6 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
             "local_response_norm".split(),
             _softmax,
         ),
-        **dict.fromkeys(_MOVING, _moved),
         "getitem": _getitem,
     }
 )

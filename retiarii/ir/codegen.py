@@ -107,12 +107,14 @@ class _Writer:
         positional = [p for p in self._params if p[0] not in spec.keyword_only]
         by_name = [p for p in self._params if p[0] in spec.keyword_only]
         parts = ["self"]
-        # A default may not stand before a parameter without one.
-        last = max((i for i, (_, s) in enumerate(positional) if _holds_input(s)), default=-1)
-        for i, (name, structure) in enumerate(positional):
-            parts.append(
-                self._annotated(name, structure) if i <= last else self._defaulted(name, structure)
-            )
+        optional = False
+        for name, structure in positional:
+            if _holds_input(structure):
+                # A default may not stand before a parameter without one.
+                parts.append(self._annotated(name, structure) + " = None" * optional)
+            else:
+                optional = True
+                parts.append(self._defaulted(name, structure))
         if by_name:
             parts.append("*")
             parts += [

@@ -167,6 +167,29 @@ class Structure:
         self._drop(name)
         self.transaction.on_undo(lambda: self._add(record, before))
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Gives nodes other names (old -> new, the new ones free); what reads them follows."""
+        self._rename(names)
+        back = {new: old for old, new in names.items()}
+        self.transaction.on_undo(lambda: self._rename(back))
+
+    def put_context(self, context: GraphContext) -> None:
+        """Exchanges what the graph shares with its copies, for this graph alone."""
+        old = self.context
+        self.context = context
+        self.transaction.on_undo(lambda: setattr(self, "context", old))
+
+    def put_twins(self, twins: Mapping[str, tuple[str, ...]]) -> None:
+        """Exchanges which nodes are calls of one module: path -> names."""
+        old = self._twins
+        self._twins = twins
+        self.transaction.on_undo(lambda: setattr(self, "_twins", old))
+
+    @property
+    def twins(self) -> Mapping[str, tuple[str, ...]]:
+        """Which nodes are calls of one module: path -> names, where it has several."""
+        return self._twins
+
     def free_name(self, wanted: str) -> str:
         """``wanted``, or with a number behind it where it is taken."""
         if wanted not in self._records:
@@ -189,6 +212,28 @@ class Structure:
         self.order.remove(name)
         for ref in record.inputs:
             self._count_user(ref.node, name, -1)
+
+    def _rename(self, names: Mapping[str, str]) -> None:
+        def moved(ref: Ref) -> Ref:
+            return Ref(names.get(ref.node, ref.node), ref.index)
+
+        readers = {user for old in names for user in self.users_of(old)} | set(names)
+        for old, new in names.items():
+            self.order.insert_after(new, old)
+            self.order.remove(old)
+            self._records[new] = self._records.pop(old).with_(name=new)
+            self._users[new] = self._users.pop(old, {})
+        for reader in readers:
+            name = names.get(reader, reader)
+            record = self._records[name]
+            inputs = tuple(moved(ref) for ref in record.inputs)
+            if inputs != record.inputs:
+                self._records[name] = record.with_(inputs=inputs)
+            for ref in inputs:
+                users = self._users[ref.node]
+                self._users[ref.node] = {names.get(u, u): n for u, n in users.items()}
+        self._outputs = tuple(moved(ref) for ref in self._outputs)
+        self._inputs = tuple(names.get(name, name) for name in self._inputs)
 
     def _swap_inputs(self, old: NodeRecord, new: NodeRecord) -> None:
         self._records[new.name] = new

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import ShapeError
+from retiarii.ir.channels import width_name
+from retiarii.ir.following import joins_branches, widths_to_follow
 from retiarii.ir.infer import infer
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.resize import fit_parameters, resize
@@ -112,6 +114,10 @@ class Transaction:
     def settle(self, strict: bool) -> None:
         """Infers the types that edits made stale, resizing what consumes them.
 
+        Args:
+            strict: at the end of the transaction; only then do the far ends of residual branches
+                follow (`retiarii.ir.following`), since until then the mutator may mean to.
+
         Raises:
             ShapeError: ``strict``, and shapes do not fit.
         """
@@ -120,6 +126,9 @@ class Transaction:
         self._settling = True
         try:
             self._settle()
+            followed: set[str] = set()
+            while strict and self._failed and self._follow(followed):
+                self._settle()
         finally:
             self._settling = False
         if strict and self._failed:
@@ -144,6 +153,47 @@ class Transaction:
                 if dependant in done:  # a tied twin earlier in the order
                     done.discard(dependant)
                 heapq.heappush(queue, (graph.order.key(dependant), dependant))
+
+    def _follow(self, followed: set[str]) -> bool:
+        """Widens what lags behind at the first node that fails; whether there was anything."""
+        graph = self._graph
+        name = min((n for n in self._failed if n in graph), key=graph.order.key)
+        old = self._known_types.get(name)
+        if old is None:
+            return False
+        record = graph.record(name)
+        widths = widths_to_follow(graph, record, old, graph.input_types(record))
+        if not widths or any(maker in followed for maker, _ in widths):
+            return False
+        for (maker, axis), size in widths.items():
+            followed.add(maker)
+            self._widen(graph.record(maker), axis, size)
+        return True
+
+    def _widen(self, record: NodeRecord, axis: int, size: int) -> None:
+        graph = self._graph
+        if record.op == "parameter":
+            (kind,) = record.types
+            shape = (*kind.shape[:axis], size, *kind.shape[axis + 1 :])
+            self._put_parameter(record, TensorType(shape, kind.dtype))
+            return
+        width = width_name(record)
+        assert width is not None
+        attrs = record.attrs.merged({width: size})
+        for twin in [record.name, *graph.twins_of(record)]:
+            self.remember_inputs(graph.record(twin))
+            graph.put(graph.record(twin).with_(attrs=attrs))
+            self.touch(twin, attrs=True)
+
+    def _put_parameter(self, holder: NodeRecord, kind: TensorType, reader: str = "") -> None:
+        """Gives a raw parameter another shape; what reads it (but ``reader``) is inferred again."""
+        graph = self._graph
+        attrs = holder.attrs.merged({"shape": kind.shape})
+        for user in graph.users_of(holder.name):
+            if user != reader:
+                self.remember_inputs(graph.record(user))
+                self.touch(user)
+        graph.put(holder.with_(attrs=attrs, types=(kind,)))
 
     def _inputs_as_before(self, name: str) -> bool:
         """Whether the node reads other tensors, of the types that it read before."""
@@ -224,12 +274,8 @@ class Transaction:
         held = [i for i, holder in enumerate(holders) if holder.op == "parameter"]
         shapes = fit_parameters(record, new, old, held)
         for index, shape in shapes.items():
-            holder = holders[index]
             kind = TensorType(shape, new[index].dtype)
-            graph.put(holder.with_(attrs=holder.attrs.merged({"shape": shape}), types=(kind,)))
-            for user in graph.users_of(holder.name):
-                if user != record.name:
-                    self.touch(user)
+            self._put_parameter(holders[index], kind, reader=record.name)
         return bool(shapes)
 
     def _carry_to_twins(self, record: NodeRecord, attrs: Any) -> list[str]:
@@ -291,6 +337,16 @@ def _placed(error: ShapeError, record: NodeRecord, graph: Graph) -> ShapeError:
         f"{ref.node} {t}" for ref, t in zip(record.inputs, graph.input_types(record), strict=True)
     )
     place = f"node {record.name!r}" + (f" ({record.where})" if record.where else "")
+    kinds = graph.input_types(record)
+    if joins_branches(record) and len({kind.shape for kind in kinds}) > 1:
+        sides = dict.fromkeys(
+            f"{ref.node!r} {kind}" for ref, kind in zip(record.inputs, kinds, strict=True)
+        )
+        return ShapeError(
+            f"{record.op} joins branches whose shapes do not agree: {' and '.join(sides)}",
+            where=place,
+            fix="give both one width, or adapt one: graph.align(a, b) inserts the projection",
+        )
     return ShapeError(
         error.cause,
         where=f"{place}, inputs {inputs}",

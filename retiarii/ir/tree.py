@@ -101,7 +101,10 @@ class ModuleTree:
     def module(self, path: str) -> str:
         """How code says the module at ``path``: ``self.stem[0]``."""
         text, place = "self", self.root
-        for name in _parts(path):
+        parts = _parts(path)
+        for i, name in enumerate(parts):
+            if name not in place.children:  # inside an opaque module
+                return f'{text}.get_submodule("{".".join(parts[i:])}")'
             text = _child(text, place, name)
             place = place.children[name]
         return text

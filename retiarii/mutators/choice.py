@@ -163,6 +163,11 @@ class Recorder:
     def decisions(self) -> tuple[Decision, ...]:
         return tuple(decision for decision, _ in self._made.values())
 
+    @property
+    def questions(self) -> tuple[tuple[Decision, Description], ...]:
+        """Each decision with what was asked, in order."""
+        return tuple(self._made.values())
+
     def ask(self, label: str, description: Description) -> Any:
         """The value decided for ``label``.
 

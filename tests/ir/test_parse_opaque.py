@@ -106,15 +106,6 @@ class Replaces(nn.Module):
         return x * 2
 
 
-class TrainingOnly(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, x):
-        return self.fc(x) * 2 if self.training else self.fc(x)  # here
-
-
 class BatchLoop(nn.Module):
     def forward(self, x):
         return torch.stack([row * 2 for row in x])  # here
@@ -160,7 +151,6 @@ CASES: dict[str, Callable[[], nn.Module]] = {
         CustomPlain,
         Averages,
         Replaces,
-        TrainingOnly,
         BatchLoop,
         InnerGradient,
         OtherObject,
@@ -186,7 +176,7 @@ def test_the_line_is_the_one_that_cannot_be_lowered(name: str) -> None:
     graph = parsed(Around(CASES[name]()), torch.randn(2, 4))
     (node,) = graph.opaque
     line = source[int(str(node.where).rpartition(":")[2]) - 1]
-    assert "# here" in line or name in ("CustomPlain", "TrainingOnly", "BatchLoop"), line
+    assert "# here" in line or name in ("CustomPlain", "BatchLoop"), line
 
 
 def test_a_region_under_autocast_is_opaque() -> None:

@@ -354,6 +354,31 @@ def test_define_by_run_with_a_mutator() -> None:
     assert len(list(space.enumerate())) == 28
 
 
+def test_candidates_that_differ_in_later_decisions_share_the_model() -> None:
+    runs = []
+
+    def make() -> nn.Module:
+        width = choice([4, 8], label="width")
+        runs.append(width)
+        return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1))
+
+    space = ModelSpace(make, torch.zeros(2, 4)).apply_mutator("1", Kind())
+    assert len(list(space.enumerate())) == 4
+    assert sorted(runs) == [4, 8]
+    first = space.freeze({"width": 8, "Kind/1/kind": "relu"})
+    assert [n.op for n in first.graph.nodes] == ["input", "Linear", "ReLU", "Linear"]
+    other = space.freeze({"width": 8, "Kind/1/kind": "tanh"})
+    assert [n.op for n in other.graph.nodes] == ["input", "Linear", "Tanh", "Linear"]
+    assert sorted(runs) == [4, 8]
+    assert first.build(0)(torch.zeros(2, 4)).shape == (2, 1)
+
+
+def test_the_base_graph_cannot_be_edited_through_the_space() -> None:
+    space = inception()
+    space.graph.remove(space.graph.node("stem.2"))
+    assert "stem.2" in space.sample(0).graph
+
+
 def test_decisions_whose_model_does_not_run_are_infeasible() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -439,7 +464,7 @@ def test_nothing_to_search() -> None:
 
 
 def test_bad_bases() -> None:
-    with pytest.raises(SpaceError, match="base of a space is a int"):
+    with pytest.raises(SpaceError, match="base of a space is of type int"):
         ModelSpace(3, torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="not a module"):
         ModelSpace(lambda: 3, torch.zeros(1)).sample(0)  # type: ignore[arg-type, return-value]

@@ -104,12 +104,12 @@ def _held_by_modules(
     layers = {r.path: r for r in nodes if r.path is not None and r.op != "opaque"}
     for path, record in layers.items():
         held.update(
-            state.first_key(f"{path}.{name}") for name in module_state(record.op, record.attrs, types)
+            f"{path}.{name}" for name in module_state(record.op, record.attrs, types)
         )
     for key in state.tensors if opaque else ():
         parts = key.split(".")
         if any(".".join(parts[:n]) in opaque for n in range(len(parts))):
-            held.add(state.first_key(key))
+            held.add(key)
     return held
 
 

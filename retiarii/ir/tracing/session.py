@@ -23,7 +23,7 @@ from retiarii.ir.tracing.state import ModelState
 from retiarii.ir.tracing.structure import NotAStructureError, freeze_structure, tensors_in
 from retiarii.ir.tracing.unify import DivergedError, solve_nothing, unify
 from retiarii.ir.tracing.where import CallSites
-from retiarii.ir.types import Ref, TensorType
+from retiarii.ir.types import Ref, TensorType, map_leaves
 
 
 class Session:
@@ -149,8 +149,9 @@ class Session:
 
     def _outputs(self, recorder: Recorder, result: Any) -> Any:
         try:
-            return freeze_structure(result, recorder.read)
-        except NotAStructureError as error:
+            frozen = freeze_structure(result, recorder.read)
+            return map_leaves(recorder.devices.attr, frozen)
+        except (NotAStructureError, RecursionError) as error:
             if "" in self.opaque:
                 raise ParseError(
                     f"forward returns {error}",

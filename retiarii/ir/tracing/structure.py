@@ -1,7 +1,8 @@
 """Nested Python structures that hold tensors: taken apart, frozen into the IR, and rebuilt.
 
 A list is frozen as `FrozenList`, a dict as `FrozenDict`, a tuple as itself. A named tuple, a
-dataclass and a subclass of dict become ``(TypeOf(cls), FrozenDict(fields))``.
+dataclass, a subclass of dict and an object that is no more than its attributes become
+``(TypeOf(cls), FrozenDict(fields))``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,29 @@ def fields_of(value: Any) -> Mapping[Any, Any] | None:
     return None
 
 
+def is_record(value: Any) -> bool:
+    """Whether an object is its attributes and nothing else: a cache of keys and values, say."""
+    kind = type(value)
+    return (
+        hasattr(value, "__dict__")
+        and kind.__module__ != "builtins"
+        and not isinstance(value, torch.nn.Module | torch.Generator | type | enum.Enum)
+        and not callable(value)
+        and kind.__setattr__ is object.__setattr__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and "<locals>" not in kind.__qualname__
+        and not any("__slots__" in vars(base) for base in kind.__mro__[:-1])
+    )
+
+
+def made_by_fields(kind: type) -> bool:
+    """Whether a structure's class takes its fields as arguments; else they are its attributes."""
+    return (
+        issubclass(kind, tuple | Mapping)
+        or dataclasses.is_dataclass(kind)
+    )
+
+
 def freeze_structure(value: Any, leaf: Callable[[torch.Tensor], Any]) -> Any:
     """``value`` as the IR holds it, with ``leaf(tensor)`` for each tensor.
 
@@ -68,6 +92,12 @@ def freeze_structure(value: Any, leaf: Callable[[torch.Tensor], Any]) -> Any:
         return (TypeOf(kind), frozen)
     if isinstance(value, tuple):
         return tuple(freeze_structure(v, leaf) for v in value)
+    if is_record(value):
+        attributes = vars(value).items()
+        frozen = FrozenDict((k, freeze_structure(v, leaf)) for k, v in attributes)
+        return (TypeOf(kind), frozen)
+    if isinstance(value, type):
+        return TypeOf(value)
     if isinstance(value, slice):
         return slice(*(freeze_structure(v, leaf) for v in (value.start, value.stop, value.step)))
     return constant(value)
@@ -130,6 +160,10 @@ def rebuild(structure: Any, leaf: Callable[[Any], Any]) -> Any:
 
 
 def _rebuild_class(target: type, fields: dict[Any, Any]) -> Any:
+    if not made_by_fields(target):
+        made = object.__new__(target)
+        made.__dict__.update(fields)
+        return made
     if issubclass(target, dict) and not dataclasses.is_dataclass(target):
         return target(fields)
     return target(**fields)
