@@ -375,7 +375,8 @@ def test_candidates_that_differ_in_later_decisions_share_the_model() -> None:
 
 def test_the_base_graph_cannot_be_edited_through_the_space() -> None:
     space = inception()
-    space.graph.remove(space.graph.node("stem.2"))
+    graph = space.graph
+    graph.remove(graph.node("stem.2"))
     assert "stem.2" in space.sample(0).graph
 
 
