@@ -27,7 +27,7 @@ _PROBED = 1 << 24
 class Axis(NamedTuple):
     """One axis of input (or result) number ``index``."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     axis: int
 
 
@@ -79,9 +79,7 @@ def links(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> list[Link]
     return None
 
 
-def links_back(
-    record: NodeRecord, inputs: Types, result: Axis, batch: int
-) -> list[Link] | None:
+def links_back(record: NodeRecord, inputs: Types, result: Axis, batch: int) -> list[Link] | None:
     """The links that end at one axis of a result; ``None`` where something is not known."""
     found: list[Link] = []
     unknown = False
@@ -209,7 +207,7 @@ def _conv(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     return [Link(at, Axis(0, channel), source)]
 
 
-def _linear(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
+def _linear(_record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     return _identity(at, 0, at.axis, inputs[0].shape[at.axis])
 
 
@@ -254,10 +252,6 @@ def _reduce(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     axis = at.axis if kept else at.axis - sum(d < at.axis for d in gone)
     size = inputs[0].shape[at.axis]
     return [Link(at, Axis(i, axis), range(size)) for i in range(len(record.types))]
-
-
-def _softmax(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
-    return _same(record, inputs, at)
 
 
 def _getitem(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
@@ -334,7 +328,9 @@ def _call(record: NodeRecord, numbers: torch.Tensor, batch: int) -> Any:
 
 
 # Layers with one weight for each position along an axis.
-_OWN: Final = frozenset({"channels", "instance_channels", "group_norm", "normalized_shape", "prelu"})
+_OWN: Final = frozenset(
+    {"channels", "instance_channels", "group_norm", "normalized_shape", "prelu"}
+)
 # Operations of each element that the table does not call elementwise.
 _EACH: Final = frozenset(
     {"where", "masked_fill", "to", "clone", "contiguous", "detach", "type_as", "alias"}
@@ -346,8 +342,13 @@ MIXING: Final = frozenset(
     | {"log_softmax", "Softmin", "softmin", "Softmax2d"}
 )
 _MOVING: Final = frozenset(
-    "Flatten flatten view reshape Unflatten unflatten squeeze unsqueeze permute transpose t "
-    "movedim moveaxis expand ravel".split()
+    {"Flatten", "flatten", "view", "reshape", "Unflatten", "unflatten", "squeeze", "unsqueeze"}
+    | {"permute", "transpose", "t", "movedim", "expand", "ravel"}
+)
+_REDUCING: Final = ("sum", "mean", "amax", "amin", "max", "min", "var", "std", "logsumexp", "norm")
+_NORMALISING: Final = (
+    *("Softmax", "softmax", "LogSoftmax", "log_softmax", "Softmin", "softmin"),
+    *("normalize", "LocalResponseNorm", "local_response_norm"),
 )
 _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
@@ -355,12 +356,8 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         **dict.fromkeys(("Linear", "Embedding"), _linear),
         **dict.fromkeys(("cat", "concat"), _cat),
         **dict.fromkeys(("chunk", "split"), _parts),
-        **dict.fromkeys("sum mean amax amin max min var std logsumexp norm".split(), _reduce),
-        **dict.fromkeys(
-            "Softmax softmax LogSoftmax log_softmax Softmin softmin normalize LocalResponseNorm "
-            "local_response_norm".split(),
-            _softmax,
-        ),
+        **dict.fromkeys(_REDUCING, _reduce),
+        **dict.fromkeys(_NORMALISING, _same),
         "getitem": _getitem,
     }
 )

@@ -101,7 +101,8 @@ class Cost:
         nodes: the table, a row for each node, in topological order; it adds up to the totals.
         batch: the batch size that FLOPs, activations and latency are for.
         latency: seconds of one forward pass, where it was measured.
-        uncounted: opaque nodes whose inside could not be counted; their FLOPs are taken as none.
+        uncounted: opaque nodes whose inside could not be counted; their FLOPs are taken as none
+            (and their parameters too, in a graph that was read from text).
     """
 
     params: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import keyword
 import math
 import re
@@ -24,6 +25,12 @@ from retiarii.ir.types import (
 
 _NOT_WORD = re.compile(r"\W+")
 _RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), "self", "nn", "math"})
+_WITH_ATTRIBUTES = '''
+def with_attributes(made, attributes):
+    """The object, with these attributes."""
+    made.__dict__.update(attributes)
+    return made
+'''
 # Names that the generated code may need from outside, and the line that brings them.
 _IMPORTS: Mapping[str, str] = {
     "torch": "import torch",
@@ -68,6 +75,7 @@ class Expressions:
         self._leaf = leaf
         self._used: set[str] = set()
         self.classes: dict[str, type] = {}
+        self.helpers: dict[str, str] = {}
         self.batch = ""
         self.device = ""
         self._leaves: Mapping[type, Callable[[Any], str]] = {
@@ -158,7 +166,11 @@ class Expressions:
         return self.library(str(value))
 
     def _made(self, target: type, fields: FrozenDict) -> str:
-        """A named tuple, a dataclass or a dict of a class of its own."""
+        """A named tuple, a dataclass, a dict of a class of its own, or any object."""
+        if not made_by_fields(target):
+            self.helpers["with_attributes"] = _WITH_ATTRIBUTES
+            name = self.class_name(target)
+            return f"with_attributes({name}.__new__({name}), {self.value(fields)})"
         if all(isinstance(k, str) and k.isidentifier() for k, _ in fields) and not issubclass(
             target, dict
         ):
@@ -166,6 +178,11 @@ class Expressions:
         else:
             arguments = self.value(fields)
         return f"{self.class_name(target)}({arguments})"
+
+
+def made_by_fields(kind: type) -> bool:
+    """Whether a structure's class takes its fields as arguments; else they are its attributes."""
+    return issubclass(kind, tuple | Mapping) or dataclasses.is_dataclass(kind)
 
 
 def _float(value: float) -> str:

@@ -12,6 +12,7 @@ from retiarii.ir.context import GraphContext
 from retiarii.ir.faces import Faces
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.reads import NoReads
+from retiarii.ir.rewrites import Rewrites
 from retiarii.ir.structure import Structure
 from retiarii.ir.transaction import Transaction
 from retiarii.ir.types import Ref
@@ -19,7 +20,7 @@ from retiarii.ir.types import Ref
 Pattern = str | Callable[[Node], bool] | Node | Sequence[Any]
 
 
-class Graph(Structure, Faces):
+class Graph(Structure, Faces, Rewrites):
     """One model as a dataflow graph.
 
     Nodes are in topological order. Copies share all that is immutable, so that copying a graph

@@ -209,8 +209,8 @@ def _measure(
 ) -> list[float]:
     """Seconds of each run."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            torch.manual_seed(0)
+        drawing = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=drawing), torch.inference_mode():
             module = graph.to_module(seed=0).eval().to(device=device, dtype=dtype)
             args, named = example_inputs(graph, batch, device, dtype)
             for _ in range(_WARM):
@@ -279,11 +279,11 @@ def example_inputs(
 def _filled(
     kind: TensorType, device: torch.device | str, dtype: torch.dtype | None
 ) -> torch.Tensor:
-    if kind.dtype.is_floating_point:
-        return torch.randn(kind.shape, device=device).to(dtype or kind.dtype)
-    if kind.dtype.is_complex:
-        return torch.randn(kind.shape, device=device, dtype=kind.dtype)
-    return torch.zeros(kind.shape, device=device, dtype=kind.dtype)
+    if not (kind.dtype.is_floating_point or kind.dtype.is_complex):
+        return torch.zeros(kind.shape, device=device, dtype=kind.dtype)
+    numbers = torch.randn(kind.shape, generator=torch.Generator().manual_seed(0))
+    wanted = kind.dtype if dtype is None or kind.dtype.is_complex else dtype
+    return numbers.to(device=device, dtype=wanted)
 
 
 def _alone(

@@ -68,6 +68,9 @@ def _stable(session: Session) -> Trace:
             first = session.first()
             return first if "" in session.opaque else _generalise(session, first)
         except Unlowerable as signal:
+            if signal.reads and not session.compiling:
+                session.compiling = True
+                continue
             path = signal.path or ""
             while path in session.opaque and path:
                 # It is opaque already and does not do: what holds it must be.

@@ -41,6 +41,9 @@ def _whole(graph: Graph) -> str:
 
 
 def _found(graph: Graph, pattern: Any) -> tuple[str, ...]:
+    if hasattr(pattern, "observed"):  # a pattern of a subgraph
+        seen: tuple[str, ...] = pattern.observed(graph)
+        return seen
     return tuple(graph.names_matching(pattern))
 
 

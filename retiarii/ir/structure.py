@@ -169,9 +169,15 @@ class Structure:
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Gives nodes other names (old -> new, the new ones free); what reads them follows."""
-        self._rename(names)
         back = {new: old for old, new in names.items()}
-        self.transaction.on_undo(lambda: self._rename(back))
+        self._rename(names)
+        self.transaction.renamed(names)
+
+        def undo() -> None:
+            self._rename(back)
+            self.transaction.renamed(back)
+
+        self.transaction.on_undo(undo)
 
     def put_context(self, context: GraphContext) -> None:
         """Exchanges what the graph shares with its copies, for this graph alone."""

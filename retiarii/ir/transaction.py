@@ -7,7 +7,7 @@ somebody reads them, and at the end at the latest. A failure rolls everything ba
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,12 @@ class Transaction:
         for name in [n for n in self._loose if n not in self._graph]:
             del self._loose[name]
         self.new = [name for name in self.new if name in self._graph]
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Nodes have other names (old -> new)."""
+        for marks in (self._dirty, self._failed, self._loose, self._known_types):
+            _rekey(marks, names)
+        self.new = [names.get(name, name) for name in self.new]
 
     # --- shapes ------------------------------------------------------------------------------
 
@@ -326,6 +332,11 @@ class Transaction:
             graph.drop(name)
             stack.extend(ref.node for ref in record.inputs)
         self._loose.clear()
+
+
+def _rekey(marks: dict[str, Any], names: Mapping[str, str]) -> None:
+    for old in [n for n in names if n in marks]:
+        marks[names[old]] = marks.pop(old)
 
 
 def _shapes(graph: Graph, record: NodeRecord) -> str:

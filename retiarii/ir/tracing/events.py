@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from retiarii.ir.node import NodeRecord
-from retiarii.ir.types import Ref
+from retiarii.ir.types import ByMode, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +93,6 @@ def refs_in(value: Any) -> list[Ref]:
         return [value]
     if isinstance(value, tuple):
         return [ref for part in value for ref in refs_in(part)]
+    if isinstance(value, ByMode):
+        return [*refs_in(value.training), *refs_in(value.evaluating)]
     return []

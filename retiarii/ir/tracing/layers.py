@@ -37,6 +37,7 @@ class Layers:
     def __init__(self) -> None:
         self._made: dict[tuple[str, Attrs], nn.Module | None] = {}
         self._results: dict[Any, Any] = {}
+        self._sharing: set[str] = set()  # ops whose results may be views
 
     def run(
         self, module: nn.Module, op: str, attrs: Attrs, operands: list[torch.Tensor], call: Any
@@ -50,8 +51,24 @@ class Layers:
             operands: the tensors that it is called on, without storage.
             call: calls it.
         """
+        made = like_input(module, op, operands)
+        if made is not None:
+            return made
+        return self.remembered((op, attrs, module.training), op, operands, call)
+
+    def remembered(self, what: Any, op: str, operands: list[torch.Tensor], call: Any) -> Any:
+        """What a call returns, from memory where an equal one was made on such tensors.
+
+        Args:
+            what: all that the call depends on, beside its operands.
+            op: its op.
+            operands: the tensors that it reads, without storage.
+            call: makes it.
+        """
+        if op in self._sharing:
+            return call()
         inputs = tuple((t.shape, t.stride(), t.dtype, t.requires_grad) for t in operands)
-        key = (op, attrs, inputs, module.training, torch.is_grad_enabled())
+        key = (what, inputs, torch.is_grad_enabled())
         if key in self._results:
             return map_tensors(_another, self._results[key])
         made = call()
@@ -59,8 +76,10 @@ class Layers:
         returned = list(tensors_in(made))
         own = {t.untyped_storage()._cdata for t in returned}
         if len(own) == len(returned) and not own & memory:
-            # Results that share memory with the input would be views of another tensor.
             self._results[key] = made
+        else:
+            # Results that share memory with the input would be views of another tensor.
+            self._sharing.add(op)
         return made
 
     def attrs_of(self, module: nn.Module) -> tuple[str, Attrs] | None:
@@ -85,6 +104,40 @@ class Layers:
         if key not in self._made:
             self._made[key] = _make(op, attrs)
         return self._made[key]
+
+
+# Beside the elementwise ones, layers whose result is like their input in shape, strides and dtype.
+_LIKE_INPUT = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm"})
+
+
+def like_input(
+    module: nn.Module, op: str, operands: list[torch.Tensor]
+) -> torch.Tensor | None:
+    """The result of a layer that is known to be like its input: on meta, many are slow."""
+    spec = OPS[op]
+    if not (op in _LIKE_INPUT or (spec.elementwise and spec.pure)) or len(operands) != 1:
+        return None
+    (x,) = operands
+    held = [*module._parameters.values(), *module._buffers.values()]
+    kinds = {t.dtype for t in held if t is not None and t.is_floating_point()}
+    if not x.is_floating_point() or not x.is_contiguous() or kinds - {x.dtype}:
+        return None
+    if op == "LayerNorm":
+        sizes: Any = module.normalized_shape
+        if tuple(x.shape[-len(sizes) :]) != tuple(sizes):
+            return None
+    elif op in _DIMS and not (
+        x.dim() == _DIMS[op] and x.shape[1] == module.num_features and x.numel() > x.shape[1]
+    ):
+        return None
+    gradient = torch.is_grad_enabled() and (
+        x.requires_grad or any(p is not None and p.requires_grad for p in module._parameters.values())
+    )
+    made = torch.empty_like(x, requires_grad=gradient)
+    return made.clone() if gradient else made
+
+
+_DIMS = {"BatchNorm1d": 3, "BatchNorm2d": 4, "BatchNorm3d": 5}
 
 
 def _another(tensor: torch.Tensor) -> torch.Tensor:

@@ -272,7 +272,7 @@ class ModuleCalls:
         try:
             with python_random_kept():
                 result = _plainly(module, map_tensors(meta, args), map_tensors(meta, kwargs))
-            freeze_structure(result, TensorType.of)
+            freeze_structure(result, TensorType.of, records=not path)
         except (Exception, Unlowerable):
             raise NeedsRealTypes from None
         if any(not t.is_meta for t in tensors_in(result)):

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from retiarii.errors import GraphError
 from retiarii.ir.ops import module_attrs
-from retiarii.ir.tracing.layers import Layers
+from retiarii.ir.tracing.layers import Layers, like_input
 from retiarii.ir.types import Attrs
 
 _LAYERS: Mapping[int, type[nn.Module]] = MappingProxyType(
@@ -48,7 +48,7 @@ class WrittenNorms:
 
     def __init__(self, modules: Mapping[str, nn.Module], layers: Layers) -> None:
         self._modules = modules
-        self._layers = layers
+        self.layers = layers
         self._counted: dict[str, int] = {}
 
     def counts(self, path: str, name: str, args: tuple[Any, ...], kwargs: Any) -> bool:
@@ -89,11 +89,15 @@ class WrittenNorms:
             attrs = module_attrs(module, kind.__name__)
         except (GraphError, AttributeError):
             return None
-        if not self._layers.holds_like(module, kind.__name__, attrs):
+        if not self.layers.holds_like(module, kind.__name__, attrs):
             return None
         if module.training and module.running_mean is not None:
             self._counted[path] = self._counted.get(path, 0) - 1
         return kind.__name__, attrs
+
+    def result(self, path: str, op: str, operand: torch.Tensor) -> torch.Tensor | None:
+        """What the layer returns, where that is known without running it."""
+        return like_input(self._modules[path], op, [operand])
 
     def settled(self, path: str) -> bool:
         """Whether the module counted as many batches as it normalised."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,7 +123,9 @@ class Recorder(TorchFunctionMode):
         concrete = all(e.concrete for e in entries.values())
         if name in known.READS:
             if not concrete or name in ("numpy", "__array__"):
-                raise Unlowerable(f"reads the numbers in a tensor ({name.strip('_')})")
+                raise Unlowerable(
+                    f"reads the numbers in a tensor ({name.strip('_')})", reads=True
+                )
             return self.execute(func, args, kwargs)
         bound = bind(func, name, args, kwargs, self.devices)
         if bound.in_place:
@@ -143,7 +146,9 @@ class Recorder(TorchFunctionMode):
         swapped = self._swap(args, kwargs, entries, real)
         run_on = [(e, self._exec_tensor(e, real)) for e in entries.values()]
         before = [tensor._version for _, tensor in run_on]
-        result = self.execute(func, *swapped)
+        result = self.norms.result(path, bound.op, run_on[0][1]) if path is not None else None
+        if result is None:
+            result = self._result(func, bound, swapped, [tensor for _, tensor in run_on], real)
         if bound.in_place:
             return self._write(bound, entries[id(bound.operands[0])], swapped, site)
         if path is None and [tensor._version for _, tensor in run_on] != before:
@@ -163,6 +168,15 @@ class Recorder(TorchFunctionMode):
             name=None if path is None else self.names.own(path),
             executed={id(tensor): e for e, tensor in run_on},
         )
+
+    def _result(
+        self, func: Any, bound: BoundCall, swapped: Any, run_on: list[torch.Tensor], real: bool
+    ) -> Any:
+        if real or bound.in_place or len(run_on) != len(bound.operands):
+            return self.execute(func, *swapped)
+        what = (bound.op, Attrs(bound.attrs))
+        call = partial(self.execute, func, *swapped)
+        return self.norms.layers.remembered(what, bound.op, run_on, call)
 
     def _check(self, name: str, kwargs: dict[str, Any]) -> None:
         if name in known.FORBIDDEN:
@@ -308,8 +322,11 @@ class Recorder(TorchFunctionMode):
             return Result(len(types) - 1)
 
         try:
-            frozen = freeze_structure if op == "opaque" else plain_results
-            structure = frozen(result, leaf)
+            structure = (
+                freeze_structure(result, leaf, records=not path)
+                if op == "opaque"
+                else plain_results(result, leaf)
+            )
         except NotAStructureError as error:
             raise Unlowerable(f"gets {error} from {op}") from None
         if name is None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from retiarii.errors import ParseError
@@ -33,11 +36,17 @@ class Session:
         model: the user's; untouched, unless it cannot be copied (the caller restores it).
         example: its example inputs.
         original: the model's attributes as they were.
+
+    Attributes:
+        opaque: path -> why the module stays one node.
+        compiling: tell the code that it is being compiled: libraries leave out what looks at
+            numbers to save work (masks that mask nothing) and does not change results.
     """
 
     def __init__(self, model: nn.Module, example: Any, original: Snapshot) -> None:
         self.model = model
         self.state = ModelState.of(model)
+        self.compiling = False
         self.inputs = ExampleInputs.bind(model, example)
         self.opaque: dict[str, Unlowerable] = {
             path: Unlowerable(str(getattr(type(module), "opaque_reason", "")), path=path)
@@ -50,7 +59,7 @@ class Session:
         self._isolate()
 
     def _isolate(self) -> None:
-        self._copy = meta_copy(self.model, self.state)
+        self._copy = meta_copy(self.model, self.state)  # between traces it is as it is now
         self._copied = ModelState.of(self._copy)
         self._clean = Snapshot(self._copy)
 
@@ -72,7 +81,20 @@ class Session:
             Broken: the model's code raised.
             NeedsRealTypes: an opaque submodule's results are not known.
         """
-        self._clean.restore()
+        with self._pretending():
+            return self._trace(batch, training, watch, again)
+
+    @contextmanager
+    def _pretending(self) -> Iterator[None]:
+        """Tells the model's code that it is being compiled, if it shall not look at numbers."""
+        was = torch.compiler._is_compiling_flag
+        torch.compiler._is_compiling_flag = was or self.compiling  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            torch.compiler._is_compiling_flag = was  # type: ignore[attr-defined]
+
+    def _trace(self, batch: int, training: bool, watch: bool, again: bool) -> Trace:
         if training != self.model.training:
             self._copy.train(training)
             for path, flag in self.state.modes.items():
@@ -149,9 +171,9 @@ class Session:
 
     def _outputs(self, recorder: Recorder, result: Any) -> Any:
         try:
-            frozen = freeze_structure(result, recorder.read)
+            frozen = freeze_structure(result, recorder.read, records=True)
             return map_leaves(recorder.devices.attr, frozen)
-        except (NotAStructureError, RecursionError) as error:
+        except NotAStructureError as error:
             if "" in self.opaque:
                 raise ParseError(
                     f"forward returns {error}",

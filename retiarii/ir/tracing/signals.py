@@ -12,6 +12,7 @@ class Unlowerable(BaseException):
         reason: what it does, one line.
         where: ``file:line`` of the call.
         path: the module path that becomes opaque; the module that is running if ``None``.
+        reads: it looks at the numbers in a tensor.
         failed: a torch call raised: the model's own code may be wrong, or not run at all at this
             batch size or in this mode.
     """
@@ -23,12 +24,14 @@ class Unlowerable(BaseException):
         path: str | None = None,
         *,
         failed: bool = False,
+        reads: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.where = where
         self.path = path
         self.failed = failed
+        self.reads = reads
 
 
 class Broken(BaseException):

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from retiarii.ir.expressions import made_by_fields
 from retiarii.ir.types import FrozenDict, FrozenList, TypeOf
 
 _PLAIN = (
@@ -61,46 +62,50 @@ def is_record(value: Any) -> bool:
         and kind.__setattr__ is object.__setattr__
         and kind.__reduce_ex__ is object.__reduce_ex__
         and "<locals>" not in kind.__qualname__
-        and not any("__slots__" in vars(base) for base in kind.__mro__[:-1])
+        and not any(vars(base).get("__slots__") for base in kind.__mro__[:-1])
     )
 
 
-def made_by_fields(kind: type) -> bool:
-    """Whether a structure's class takes its fields as arguments; else they are its attributes."""
-    return (
-        issubclass(kind, tuple | Mapping)
-        or dataclasses.is_dataclass(kind)
-    )
-
-
-def freeze_structure(value: Any, leaf: Callable[[torch.Tensor], Any]) -> Any:
+def freeze_structure(
+    value: Any, leaf: Callable[[torch.Tensor], Any], *, records: bool = False
+) -> Any:
     """``value`` as the IR holds it, with ``leaf(tensor)`` for each tensor.
+
+    Args:
+        value: a nested structure.
+        leaf: what stands for a tensor.
+        records: take objects that are only their attributes, too. Right for what a model returns
+            alone: who else gets such an object may change it.
 
     Raises:
         NotAStructureError: a value in it that the IR cannot hold.
     """
-    if isinstance(value, torch.Tensor):
-        return leaf(value)
-    kind = type(value)
-    if kind is list:
-        return FrozenList(freeze_structure(v, leaf) for v in value)
-    if kind in _DICTS:
-        return FrozenDict((constant(k), freeze_structure(v, leaf)) for k, v in value.items())
-    fields = fields_of(value)
-    if fields is not None:
-        frozen = FrozenDict((constant(k), freeze_structure(v, leaf)) for k, v in fields.items())
-        return (TypeOf(kind), frozen)
-    if isinstance(value, tuple):
-        return tuple(freeze_structure(v, leaf) for v in value)
-    if is_record(value):
-        attributes = vars(value).items()
-        frozen = FrozenDict((k, freeze_structure(v, leaf)) for k, v in attributes)
-        return (TypeOf(kind), frozen)
-    if isinstance(value, type):
-        return TypeOf(value)
-    if isinstance(value, slice):
-        return slice(*(freeze_structure(v, leaf) for v in (value.start, value.stop, value.step)))
-    return constant(value)
+
+    def enter(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return leaf(value)
+        kind = type(value)
+        if kind is list:
+            return FrozenList(map(enter, value))
+        if kind in _DICTS:
+            return FrozenDict((constant(k), enter(v)) for k, v in value.items())
+        fields = fields_of(value)
+        if fields is not None:
+            return (TypeOf(kind), FrozenDict((constant(k), enter(v)) for k, v in fields.items()))
+        if isinstance(value, tuple):
+            return tuple(map(enter, value))
+        if isinstance(value, slice):
+            return slice(*map(enter, (value.start, value.stop, value.step)))
+        if records and isinstance(value, type):
+            return TypeOf(value)
+        if records and is_record(value):
+            return (TypeOf(kind), FrozenDict((k, enter(v)) for k, v in vars(value).items()))
+        return constant(value)
+
+    try:
+        return enter(value)
+    except RecursionError:
+        raise NotAStructureError(f"a {type(value).__qualname__} that holds itself") from None
 
 
 def plain_results(value: Any, leaf: Callable[[torch.Tensor], Any]) -> Any:

@@ -1,0 +1,114 @@
+"""ENAS macro: an operation for each layer, and a skip connection between any two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from retiarii.mutators.layers import LayerChoice
+from retiarii.space import ModelSpace
+from retiarii.spaces.blocks import conv_norm, pooled_head
+from retiarii.spaces.cell_ops import FactorizedReduce
+
+
+def _conv(kernel: int) -> Callable[[int], nn.Module]:
+    return lambda c: nn.Sequential(conv_norm(c, c), conv_norm(c, c, kernel))
+
+
+def _separable(kernel: int) -> Callable[[int], nn.Module]:
+    def make(c: int) -> nn.Module:
+        depthwise = nn.Conv2d(c, c, kernel, padding=kernel // 2, groups=c, bias=False)
+        return nn.Sequential(conv_norm(c, c), depthwise, conv_norm(c, c))
+
+    return make
+
+
+OPERATIONS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
+    {
+        "conv_3x3": _conv(3),
+        "conv_5x5": _conv(5),
+        "sep_conv_3x3": _separable(3),
+        "sep_conv_5x5": _separable(5),
+        "avg_pool_3x3": lambda c: nn.Sequential(
+            conv_norm(c, c), nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+        ),
+        "max_pool_3x3": lambda c: nn.Sequential(conv_norm(c, c), nn.MaxPool2d(3, 1, 1)),
+    }
+)
+
+
+class _Off(nn.Module):
+    def forward(self, x: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class _On(nn.Module):
+    def forward(self, x: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+        return x + earlier
+
+
+class _Network(nn.Module):
+    def __init__(self, layers: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stem = conv_norm(3, channels, 3, activation=None)
+        self.halve = (layers // 3, 2 * layers // 3) if layers >= 3 else ()
+        self.layers, self.skips, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.reduce = nn.ModuleDict()
+        for i in range(layers):
+            options = {name: make(channels) for name, make in OPERATIONS.items()}
+            self.layers.append(LayerChoice(options, label=f"layer{i}"))
+            self.skips.append(
+                nn.ModuleList(
+                    LayerChoice({"off": _Off(), "on": _On()}, label=f"skip{j}_{i}")
+                    for j in range(i)
+                )
+            )
+            self.norms.append(nn.BatchNorm2d(channels))
+            if i in self.halve:
+                self.reduce[str(i)] = nn.ModuleList(
+                    FactorizedReduce(channels, channels) for _ in range(i + 1)
+                )
+        self.head = nn.Sequential(*pooled_head(channels, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states = [self.stem(x)]
+        for i, layer in enumerate(self.layers):
+            if i in self.halve:
+                reduces = self.reduce[str(i)]
+                assert isinstance(reduces, nn.ModuleList)
+                states = [reduce(s) for reduce, s in zip(reduces, states, strict=True)]
+            made = layer(states[-1])
+            skips = self.skips[i]
+            assert isinstance(skips, nn.ModuleList)
+            for skip, earlier in zip(skips, states[1:], strict=True):
+                made = skip(made, earlier)
+            states.append(self.norms[i](made))
+        out: torch.Tensor = self.head(states[-1])
+        return out
+
+
+def enas_macro(
+    layers: int = 12, channels: int = 36, classes: int = 10, input_size: int = 32
+) -> ModelSpace:
+    """The macro space of ENAS (Pham, Guan, Zoph, Le and Dean, ICML 2018), for CIFAR-10.
+
+    Each layer applies one of six operations to the layer before it, and adds the outputs of any
+    of the earlier layers. A third and two thirds of the way the resolution is halved.
+
+    Size: 6^L * 2^(L (L - 1) / 2), as published; 1.6 * 10^29 for 12 layers.
+
+    Reference: none that could be rebuilt: the paper prints 21.3 M parameters for a found network,
+    at a width that it does not print.
+
+    Args:
+        layers: L.
+        channels: of all layers.
+        classes: of the classifier.
+        input_size: height and width of the input, ``(n, 3, input_size, input_size)``.
+    """
+    with torch.device("meta"):
+        net = _Network(layers, channels, classes)
+    return ModelSpace(net, torch.zeros(2, 3, input_size, input_size))
