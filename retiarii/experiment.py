@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from retiarii.errors import RetiariiError, nearest
+from retiarii.errors import RetiariiError, StrategyError, nearest
 from retiarii.explorer import Explorer, Settings
 from retiarii.result import Result, memory_result, stored_result
 from retiarii.runtime.executor import Executor
@@ -75,7 +75,8 @@ class Experiment:
         _check_type("evaluator", evaluator, (Evaluator,), "rt.Supervised(...) or rt.Function(...)")
         self._model = space
         self._evaluator = evaluator
-        self._strategy = make_strategy(strategy)
+        _check_type("directory", directory, (str, Path, type(None)), "a path, or None")
+        self._strategy = _strategy(strategy)
         self._trials = _whole("trials", trials, 1)
         self._directory = None if directory is None else Path(directory)
         self._executor = _one_of("executor", executor, list(_Executors.table))
@@ -84,6 +85,8 @@ class Experiment:
         self._retries = _whole("retries", retries, 0)
         self._workers = _whole("workers", workers, 1)
         watchers = () if progress is None else progress
+        if not callable(watchers):
+            _check_type("progress", watchers, (Sequence,), "a function of one Progress, or several")
         self._watchers = (watchers,) if callable(watchers) else tuple(watchers)
         self._source = source
 
@@ -210,6 +213,14 @@ def _check_type(name: str, value: Any, kinds: tuple[type, ...], make: str) -> No
         )
 
 
+def _strategy(spec: str | Strategy) -> Strategy:
+    try:
+        return make_strategy(spec)
+    except StrategyError as error:
+        where = error.where or "Experiment(strategy=...)"
+        raise StrategyError(error.cause, where=where, fix=error.fix) from error
+
+
 def _whole(name: str, value: Any, least: int | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         problem = "must be a whole number"
@@ -220,7 +231,7 @@ def _whole(name: str, value: Any, least: int | None) -> int:
     raise RetiariiError(
         f"{name} {problem}, not {value!r}",
         where=f"Experiment({name}=...)",
-        fix=f"give {max(1, least or 0)} or more" if least is not None else "give a whole number",
+        fix=f"give {least} or more" if least is not None else "give a whole number",
     )
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retiarii.errors import RetiariiError, StoreError
+from retiarii.errors import FileError, RetiariiError, StoreError
 from retiarii.explorer import trial_directory
 from retiarii.runtime.job import point_of
 from retiarii.runtime.schema import State
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from retiarii.search_space import Point, SearchSpace
-    from retiarii.space import Candidate
+    from retiarii.space import Candidate, ModelSpace
+    from retiarii.training.evaluator import Evaluator
 
 Steps = Callable[[int], list[tuple[int, dict[str, Any]]]]
 
@@ -212,7 +213,8 @@ class Result:
             parts.append(f"{reused} the same as another")
         if self.skipped:
             parts.append(f"{self.skipped} infeasible skipped")
-        text = f"{len(self.trials)} trials" + (f": {', '.join(parts)}" if parts else "")
+        noun = "trial" if len(self.trials) == 1 else "trials"
+        text = f"{len(self.trials)} {noun}" + (f": {', '.join(parts)}" if parts else "")
         if self.ended == "exhausted":
             text += "; the space is used up"
         if self.best is not None:
@@ -242,20 +244,41 @@ class Result:
         """(step, metrics) of a trial, as reported."""
         return self._steps(number)
 
+    def _known_space(self) -> SearchSpace:
+        """The space that was given, else the one of the space file, which is run for it.
+
+        Raises:
+            RetiariiError: there is neither.
+            FileError: the space file is not there, or cannot be loaded.
+        """
+        if self._search_space is None:
+            if self.file is None:
+                raise RetiariiError(
+                    "this result was opened without its space, which its models follow from",
+                    where=str(self.directory),
+                    fix="give what was searched: rt.open_result(directory, space, evaluator)",
+                )
+            if not self.file.exists():
+                raise FileError(
+                    "the space file is not there any more, and models follow from it",
+                    where=str(self.file),
+                    fix="give what was searched: rt.open_result(directory, space, evaluator)",
+                )
+            from retiarii.runtime.source import load_space_file
+
+            loaded = load_space_file(self.file)
+            self._search_space = _search_space(loaded.space, loaded.evaluator)
+            assert self._search_space is not None
+        return self._search_space
+
     def point(self, number: int) -> Point:
         """The point of the search space that a trial stands for.
 
         Raises:
             RetiariiError: the result was opened without its space, or with another.
         """
-        if self._search_space is None:
-            raise RetiariiError(
-                "this result was opened without its space, which its models follow from",
-                where=str(self.directory),
-                fix="open_result(directory, SearchSpace(space, evaluator.hyperparameters()))",
-            )
         row = self._rows[number]
-        point = point_of(self._search_space, row.raws)
+        point = point_of(self._known_space(), row.raws)
         if point.key() != row.key:
             raise RetiariiError(
                 f"the space has changed: the decisions of trial {number} lead to another model now",
@@ -265,17 +288,24 @@ class Result:
         return point
 
 
-def open_result(directory: str | Path, space: SearchSpace | None = None) -> Result:
+def open_result(
+    directory: str | Path,
+    space: ModelSpace | SearchSpace | None = None,
+    evaluator: Evaluator | None = None,
+) -> Result:
     """The result in a directory; a search may be running in it meanwhile.
 
     Args:
         directory: of the search.
-        space: the space that was searched, for `TrialResult.candidate` and `load`.
+        space: the space that was searched, for `TrialResult.candidate` and `load`. Without it,
+            a search that `retiarii run` made runs its space file again when a model is asked for.
+        evaluator: the evaluator, whose hyper-parameters were searched too.
 
     Raises:
         StoreError: no search is stored there, or the store is damaged or not ours.
     """
     path = Path(directory)
+    known = _search_space(space, evaluator)
     with closing(Store.read(path)) as store:
         if store.meta("identity") is None:
             raise StoreError(
@@ -283,7 +313,17 @@ def open_result(directory: str | Path, space: SearchSpace | None = None) -> Resu
                 where=str(path),
                 fix="wait a moment, or run it again",
             )
-        return Result(store, path.resolve(), _steps_on_disk(path.resolve()), space)
+        return Result(store, path.resolve(), _steps_on_disk(path.resolve()), known)
+
+
+def _search_space(
+    space: ModelSpace | SearchSpace | None, evaluator: Evaluator | None
+) -> SearchSpace | None:
+    from retiarii.search_space import SearchSpace
+
+    if isinstance(space, SearchSpace) or (space is None and evaluator is None):
+        return space
+    return SearchSpace(space, {} if evaluator is None else evaluator.hyperparameters())
 
 
 def _steps_on_disk(directory: Path) -> Steps:

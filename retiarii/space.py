@@ -15,6 +15,7 @@ from retiarii.constraints import Constraint, Refusals
 from retiarii.errors import InfeasibleError, SpaceError
 from retiarii.ir.build import to_module
 from retiarii.ir.graph import Graph, Pattern, frozen_pattern
+from retiarii.ir.inherit import inherit
 from retiarii.mutators.choice import (
     Categorical,
     Chooser,
@@ -53,9 +54,22 @@ class Candidate:
     graph: Graph
     _build: Callable[[int], nn.Module] = field(repr=False, compare=False)
 
-    def build(self, seed: int = 0) -> nn.Module:
-        """The model, with initial weights that are a function of the decisions and ``seed``."""
-        return self._build(seed)
+    def build(
+        self, seed: int = 0, *, parent: Mapping[str, torch.Tensor] | None = None
+    ) -> nn.Module:
+        """The model, with initial weights that are a function of the decisions and ``seed``.
+
+        Args:
+            seed: initialises what has no other weights.
+            parent: another candidate's ``state_dict``: all with the same path and shape is copied.
+
+        Raises:
+            SpaceError: ``parent`` is no ``state_dict``.
+        """
+        module = self._build(seed)
+        if parent is not None:
+            inherit(module, parent)
+        return module
 
     def canonical_hash(self) -> str:
         """See `Graph.canonical_hash`."""
@@ -287,6 +301,8 @@ class ModelSpace:
 
     def _build(self, graph: Graph, decisions: tuple[Decision, ...], seed: int) -> nn.Module:
         weights = self._base.weights(decisions, seed)
+        if weights is not None and isinstance(self._base, GivenBase):
+            weights = graph.context.weights  # with what mutators made of them
         module = to_module(graph, seed=seed, weights=weights)
         if self._init is not None:
             with torch.random.fork_rng(devices=[]):

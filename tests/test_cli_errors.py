@@ -71,12 +71,12 @@ FILE_MISTAKES = (
     Mistake(
         "space of a wrong type",
         (("evaluator = ", "space = space.graph\nevaluator = "),),
-        ("`space` is a Graph",),
+        ("`space` is of type Graph",),
     ),
     Mistake(
         "evaluator of a wrong type",
         (("evaluator = rt.Function(score)", "evaluator = score"),),
-        ("`evaluator` is a function",),
+        ("`evaluator` is of type function",),
     ),
     Mistake(
         "unknown target",

@@ -199,7 +199,8 @@ def test_a_failed_trial_is_not_a_failed_search() -> None:
     result = search(fails, trials=3, strategy=strategy)
     failed = result.trials[1]
     assert (failed.state, failed.score) == ("failed", None)
-    assert failed.error == "ValueError: no luck"
+    assert failed.error is not None
+    assert failed.error.startswith(f"ValueError: no luck\n  at: {__file__}:")
     assert failed.traceback is not None
     assert "raise ValueError" in failed.traceback
     assert failed.attempt == 1
@@ -509,11 +510,14 @@ def test_a_full_disk_is_not_a_failed_trial(tmp_path: Path, monkeypatch: pytest.M
         ({"strategy": "evolutoin"}, "'evolution'"),
         ({"space": 3}, "space is a int"),
         ({"evaluator": value}, "evaluator is a function"),
+        ({"directory": 3}, "directory is a int"),
+        ({"progress": 3}, "progress is a int"),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], match: str) -> None:
     with pytest.raises(RetiariiError, match=match) as caught:
         Experiment(**{"space": None, "evaluator": evaluator(), **options})
+    assert caught.value.where == f"Experiment({next(iter(options))}=...)"
     assert caught.value.fix
 
 
@@ -590,6 +594,14 @@ def test_open_result_with_its_space_or_another(tmp_path: Path) -> None:
     other = SearchSpace(None, {"a": choice([1, 2], "a"), "b": choice([7, 8, 9], "b")})
     with pytest.raises(RetiariiError, match="lead to another model"):
         open_result(tmp_path, other).point(1)
+
+
+def test_open_result_with_what_was_searched(tmp_path: Path) -> None:
+    search(directory=tmp_path, trials=2)
+    opened = open_result(tmp_path, evaluator=evaluator())
+    assert opened.point(1).hyperparameters == {"a": 1, "b": 2}
+    assert opened.best is not None
+    assert opened.best.candidate is None
 
 
 def test_open_result_while_it_runs(tmp_path: Path) -> None:

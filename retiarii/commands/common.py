@@ -60,7 +60,7 @@ def command_line(*words: str | Path) -> str:
 
 def python_line(file: Path) -> str:
     """A command that runs a script with the Python that has torch: this one."""
-    return f"{_as_typed(Path(sys.executable), 'python')} {shlex.quote(os.path.relpath(file))}"
+    return f"{_as_typed(Path(sys.executable), 'python')} {shlex.quote(str(file))}"
 
 
 def _program() -> str:

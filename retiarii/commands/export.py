@@ -88,7 +88,7 @@ def _with_space(directory: Path, number: int, moved: Path | None) -> Result:
 
     Raises:
         FileError: the space file is not there, or has changed so that the trial would be
-            another model.
+            another model; or the trained weights are not there.
     """
     from retiarii.result import open_result
     from retiarii.runtime.source import load_space_file
@@ -115,7 +115,26 @@ def _with_space(directory: Path, number: int, moved: Path | None) -> Result:
         raise _changed(number, file, error.cause) from error
     if not same:
         raise _changed(number, file, "its decisions lead to another model now")
+    if loaded.evaluator.keeps_weights:
+        _check_weights(result.trials[number])
     return result
+
+
+def _check_weights(trial: TrialResult) -> None:
+    """Makes sure that initial weights are not taken for the trained ones.
+
+    Raises:
+        FileError: the trained weights are not there any more.
+    """
+    from retiarii.training.checkpoint import WEIGHTS
+
+    file = trial.directory / WEIGHTS
+    if not file.is_file():
+        raise FileError(
+            f"the trained weights of trial {trial.id} are not there any more",
+            where=str(file),
+            fix="restore the file from a copy, or choose another trial: --trial N",
+        )
 
 
 def _changed(number: int, file: Path, detail: str) -> FileError:

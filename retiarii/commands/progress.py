@@ -124,7 +124,7 @@ class _OnBar:
             self._task,
             total=progress.total,
             completed=progress.done,
-            status=escape(self._tally.status(progress)),
+            status=escape(self._tally.status(progress) or "starting"),
             current=escape(self._current(progress)),
         )
 

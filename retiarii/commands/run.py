@@ -207,6 +207,9 @@ def _conclude(
         failed = next((t for t in result.trials if t.error), None)
         if failed is not None:
             typer.echo(f"trial {failed.id} failed: {failed.error}", err=True)
+            if failed.traceback is not None:
+                shown = command_line("show", directory, "--trial", str(failed.id))
+                typer.echo(f"its traceback: {shown}", err=True)
         typer.echo(f"see all: {command_line('show', directory)}", err=True)
         raise typer.Exit(_NO_COMPLETE_TRIAL)
     if quiet:
@@ -218,6 +221,8 @@ def _conclude(
         shown = f"{value:.4g}" if isinstance(value, float) else value
         typer.echo(f"  {label:<{width}}  {shown}")
     typer.echo(f"\nsee all trials:       {command_line('show', directory)}")
+    if result.skipped:
+        typer.echo(f"why some do not fit:  {command_line('inspect', space)}")
     typer.echo(f"take the best model:  {command_line('export', directory, '--to', 'best')}")
 
 

@@ -31,7 +31,9 @@ def show(
             metavar="N", help="One trial in full: its history, its error.", show_default=False
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="How many trials the table has, best first.")] = 20,
+    top: Annotated[
+        int, typer.Option(min=1, help="How many trials the table has, best first.")
+    ] = 20,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all trials as CSV.")] = False,
     debug: Debug = False,  # noqa: ARG001 - tells_errors reads it

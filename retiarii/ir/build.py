@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import linecache
 import weakref
 from collections.abc import Iterator, Mapping
@@ -182,7 +183,7 @@ class _Builder:
 
     def _opaque(self, record: NodeRecord) -> nn.Module:
         assert record.path is not None
-        module = copy.deepcopy(self._context.opaque[record.path])
+        module = _copy_of(self._context.opaque[record.path])
         if self._seed is not None:
             for path, part in module.named_modules():
                 reset = getattr(part, "reset_parameters", None)
@@ -271,6 +272,17 @@ class _Builder:
         # Not torch.manual_seed: that would seed the GPUs too, and they are not restored.
         assert self._seed is not None
         torch.default_generator.manual_seed(derive(self._seed, *parts))
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    if not isinstance(module, torch.jit.ScriptModule):
+        return copy.deepcopy(module)
+    # Its deep copy has parameters that are no leaves: they would never get gradients.
+    held = io.BytesIO()
+    torch.jit.save(module, held)  # type: ignore[no-untyped-call]
+    held.seek(0)
+    made: nn.Module = torch.jit.load(held)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _owner(module: nn.Module, key: str) -> tuple[nn.Module, str]:

@@ -292,7 +292,7 @@ def _moved(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> list[Link
     numbers = torch.arange(size, device="cpu").view(
         [size if axis == at.axis else 1 for axis in range(len(shape))]
     )
-    made = _call(record, numbers.expand(shape), batch)
+    made = _call(record, numbers.expand(shape).contiguous(), batch)
     if not isinstance(made, torch.Tensor) or tuple(made.shape) != record.types[0].shape:
         return None
     for axis in range(made.dim()):

@@ -73,7 +73,9 @@ class _Writer:
         self._params = graph.context.forward.params
         self._records = _needed(graph)
         helpers = {op_spec(r.op).call for r in self._records if op_spec(r.op).helper is not None}
-        self._names = Names({name for name, _ in self._params} | helpers | reserved | {"with_attributes"})
+        self._names = Names(
+            {name for name, _ in self._params} | helpers | reserved | {"with_attributes"}
+        )
         self._variables: dict[Ref, str] = {}
         self._expressions = Expressions(self._names, self._leaf)
         self._helpers: dict[str, str] = {}

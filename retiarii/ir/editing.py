@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from retiarii.ir.graph import Graph
 
 
+# Rules of `resize` that work out sizes which the code had written as numbers.
+_LITERAL = frozenset({"view", "expand", "unflatten", "split"})
+
+
 def own_name(graph: Graph, node: Node | Value) -> str:
     """The name behind a handle of this graph.
 
@@ -141,6 +145,8 @@ def update(graph: Graph, node: Node, changes: Mapping[str, Any]) -> None:
         graph.put(graph.record(twin).with_(attrs=attrs))
         graph.transaction.remember_inputs(graph.record(twin))
         graph.transaction.touch(twin, attrs=True)
+    if op_spec(record.op).resize in _LITERAL:
+        graph.transaction.keep_attrs(name)
 
 
 def rewire(graph: Graph, node: Node, input_index: int, value: Node | Value) -> None:

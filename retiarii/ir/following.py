@@ -107,9 +107,10 @@ def _makers(graph: Graph, name: str, at: Axis) -> list[tuple[str, int]] | None:
             continue
         types = graph.input_types(record)
         found = links_back(record, types, at, graph.context.batch) if types else None
-        if not found or not all(link.plain for link in found):
+        plain = {link.input.index: link for link in found or () if link.plain}
+        if not found or plain.keys() != {link.input.index for link in found}:
             return None
-        for link in found:
+        for link in plain.values():
             ref: Ref = record.inputs[link.input.index]
             stack.append((ref.node, Axis(ref.index, link.input.axis)))
     return makers

@@ -7,7 +7,8 @@ cannot be lowered makes the smallest submodule that holds it one opaque node.
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import nn
 
@@ -28,19 +29,23 @@ from retiarii.ir.tracing.unify import (
     unify,
 )
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
-def parse(module: nn.Module, example_inputs: Any) -> Graph:
-    """Lowers a module to a graph.
+
+def parse(module: nn.Module | ExportedProgram, example_inputs: Any = None) -> Graph:
+    """Lowers a module, or a program of ``torch.export``, to a graph.
 
     The module is left as it is: parameters, buffers, attributes, mode and random states. Its
     forward is run on the example's shapes; numbers are computed only where a submodule's results
     cannot be known otherwise, then once.
 
     Args:
-        module: any module that runs.
+        module: any module that runs. A program keeps its ``state_dict`` keys.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of arguments by name;
             arguments may be nested in lists, tuples, dicts, named tuples and dataclasses. The
-            first dimension of the first tensor is taken as the batch.
+            first dimension of the first tensor that has one is taken as the batch. ``None``: those
+            that the program was exported with.
 
     Returns:
         The graph. It computes what the module does, in training and evaluation mode, at every
@@ -49,6 +54,11 @@ def parse(module: nn.Module, example_inputs: Any) -> Graph:
     Raises:
         ParseError: the module does not run on its example inputs.
     """
+    if _is_program(module):
+        from retiarii.ir.tracing.exported import example_of, opened
+
+        example_inputs = example_of(module) if example_inputs is None else example_inputs
+        module = opened(module)
     if not isinstance(module, nn.Module):
         raise ParseError(
             f"a {type(module).__name__} cannot be parsed",
@@ -59,6 +69,12 @@ def parse(module: nn.Module, example_inputs: Any) -> Graph:
         session = Session(module, example_inputs, original)
         trace = _stable(session)
         return assemble(trace, session.inputs, session.state, session.sources(), module.training)
+
+
+def _is_program(module: Any) -> TypeGuard[ExportedProgram]:
+    # Who has such a program has imported torch.export, which is slow.
+    export = sys.modules.get("torch.export")
+    return export is not None and isinstance(module, export.ExportedProgram)
 
 
 def _stable(session: Session) -> Trace:
@@ -99,21 +115,25 @@ def _generalise(session: Session, first: Trace) -> Trace:
         except DivergedError:
             pass
         try:
-            return _confirmed(session, unify(first, both, solve_both(first, both)), batch)
+            told = _confirmed(session, unify(first, both, solve_both(first, both)), batch)
         except DivergedError:
-            return _step_by_step(session, first)
+            told = None
+        return _step_by_step(session, first) if told is None else told
     return _step_by_step(session, first)
 
 
 def _step_by_step(session: Session, first: Trace) -> Trace:
     """Compares with one trace after the other that differs in one thing only."""
-    general = _in_both_modes(session, first)
+    # Once more: what the model's functions keep (an `lru_cache`) is there by now.
+    again = _attempt(session, first.batch, first.training) or first
+    general = _in_both_modes(session, again)
     for batch in _other_batches(session):
         made = _attempt(session, batch, first.training)
         if made is not None:
             made = _in_both_modes(session, made)
             solve = solve_batch(first.batch, batch)
-            return _confirmed(session, _unified(general, made, solve), batch, merged=True)
+            told = _unified(general, made, solve)
+            return _confirmed(session, told, batch, merged=True) or told
     return general
 
 
@@ -128,8 +148,8 @@ def _in_both_modes(session: Session, trace: Trace) -> Trace:
         return merge_modes(trace, other)
 
 
-def _confirmed(session: Session, trace: Trace, seen: int, *, merged: bool = False) -> Trace:
-    """Checks what two batch sizes told against a third one.
+def _confirmed(session: Session, trace: Trace, seen: int, *, merged: bool = False) -> Trace | None:
+    """Checks what two batch sizes told against a third one; ``None`` if the model runs at none.
 
     Args:
         trace: what they told.
@@ -147,7 +167,7 @@ def _confirmed(session: Session, trace: Trace, seen: int, *, merged: bool = Fals
         if not merged:
             return unify(trace, made, solve_nothing)
         return _unified(trace, _in_both_modes(session, made), solve)
-    return trace
+    return None
 
 
 def _other_batches(session: Session) -> tuple[int, ...]:

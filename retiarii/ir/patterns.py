@@ -236,7 +236,8 @@ def read_pattern(pattern: Any) -> Pattern:
             f"a {type(pattern).__name__} is no pattern",
             fix="give a function of tensors, or a module",
         )
-    names = [p.name for p in inspect.signature(function).parameters.values()]
+    declared = inspect.signature(function).parameters.values()
+    names = [p.name for p in declared if p.default is p.empty]
     parameters = tuple(Term(trace, name) for name in names)
     output = function(*parameters)
     if not isinstance(output, Term) or output.is_parameter:

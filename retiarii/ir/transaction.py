@@ -55,6 +55,7 @@ class Transaction:
         "_journal",
         "_known_types",
         "_loose",
+        "_said",
         "_settling",
         "_single",
         "new",
@@ -71,6 +72,7 @@ class Transaction:
         # Types that a node's inputs had when its attributes were last right: what resizing
         # compares with.
         self._known_types: dict[str, tuple[TensorType, ...]] = {}
+        self._said: dict[str, None] = {}
         self._settling = False
 
     # --- journal -----------------------------------------------------------------------------
@@ -98,7 +100,7 @@ class Transaction:
 
     def renamed(self, names: Mapping[str, str]) -> None:
         """Nodes have other names (old -> new)."""
-        for marks in (self._dirty, self._failed, self._loose, self._known_types):
+        for marks in (self._dirty, self._failed, self._loose, self._known_types, self._said):
             _rekey(marks, names)
         self.new = [names.get(name, name) for name in self.new]
 
@@ -107,6 +109,10 @@ class Transaction:
     def touch(self, name: str, *, attrs: bool = False) -> None:
         """The node's inputs (or its attributes) changed: infer it again."""
         self._dirty[name] = attrs or self._dirty.get(name, False)
+
+    def keep_attrs(self, name: str) -> None:
+        """The mutator said a node's literal sizes itself: they are not worked out again."""
+        self._said[name] = None
 
     def remember_inputs(self, record: NodeRecord) -> None:
         """Keeps the types of the node's inputs, before they change."""
@@ -181,7 +187,7 @@ class Transaction:
         if record.op == "parameter":
             (kind,) = record.types
             shape = (*kind.shape[:axis], size, *kind.shape[axis + 1 :])
-            self._put_parameter(record, TensorType(shape, kind.dtype))
+            self.put_parameter(record, TensorType(shape, kind.dtype))
             return
         width = width_name(record)
         assert width is not None
@@ -191,7 +197,7 @@ class Transaction:
             graph.put(graph.record(twin).with_(attrs=attrs))
             self.touch(twin, attrs=True)
 
-    def _put_parameter(self, holder: NodeRecord, kind: TensorType, reader: str = "") -> None:
+    def put_parameter(self, holder: NodeRecord, kind: TensorType, reader: str = "") -> None:
         """Gives a raw parameter another shape; what reads it (but ``reader``) is inferred again."""
         graph = self._graph
         attrs = holder.attrs.merged({"shape": kind.shape})
@@ -222,15 +228,15 @@ class Transaction:
         note("attrs", name)
         for ref in record.inputs:
             note("types", ref.node)
+        follow: list[str] = []
         try:
             attrs, types, result = self._fitted(record)
+            if attrs is not record.attrs and attrs != record.attrs:
+                follow += self._carry_to_twins(record, attrs)
         except ShapeError as error:
             self._failed[name] = error
             self._dirty[name] = True
             return []
-        follow: list[str] = []
-        if attrs is not record.attrs and attrs != record.attrs:
-            follow += self._carry_to_twins(record, attrs)
         changed = types != record.types
         if changed:
             for user in graph.users_of(name):
@@ -249,7 +255,9 @@ class Transaction:
             return record.attrs, self._opaque_types(record, old, new), record.result
         cache = graph.context.types
         try:
-            attrs = resize(record, new, old_input_types=old)
+            attrs = record.attrs
+            if record.name not in self._said:
+                attrs = resize(record, new, old_input_types=old)
             return attrs, *infer(record.op, attrs, new, cache)
         except ShapeError as error:
             if old is not None and self._fit_parameters(record, old, new):
@@ -281,7 +289,7 @@ class Transaction:
         shapes = fit_parameters(record, new, old, held)
         for index, shape in shapes.items():
             kind = TensorType(shape, new[index].dtype)
-            self._put_parameter(holders[index], kind, reader=record.name)
+            self.put_parameter(holders[index], kind, reader=record.name)
         return bool(shapes)
 
     def _carry_to_twins(self, record: NodeRecord, attrs: Any) -> list[str]:
@@ -293,8 +301,9 @@ class Transaction:
             twin = graph.record(name)
             if twin.attrs == attrs:
                 continue
-            expected = resize(twin.with_(attrs=attrs), graph.input_types(twin))
-            if expected != attrs:
+            # What a later call reads may be stale still; its own turn tells.
+            earlier = graph.order.key(name) < graph.order.key(record.name)
+            if earlier and resize(twin.with_(attrs=attrs), graph.input_types(twin)) != attrs:
                 raise ShapeError(
                     f"module {record.path!r} is called at {record.name!r} and {name!r} with inputs "
                     f"of different widths: {_shapes(graph, record)} and {_shapes(graph, twin)}",

@@ -127,9 +127,7 @@ class ModuleTree:
 
     def _holds(self, record: NodeRecord, name: str) -> bool:
         # What lies below a layer may be another one's: an activation inside a norm.
-        return record.op == "opaque" or name in module_state(
-            record.op, record.attrs, self._types
-        )
+        return record.op == "opaque" or name in module_state(record.op, record.attrs, self._types)
 
     # --- making ------------------------------------------------------------------------------
 

@@ -174,7 +174,10 @@ def freeze(value: Any) -> Any:
 
 
 def map_leaves(fn: Callable[[Any], Any], value: Any) -> Any:
-    """``value`` with ``fn`` applied to each leaf; tuples, frozen dicts, slices and `ByMode` are entered."""
+    """``value`` with ``fn`` applied to each leaf.
+
+    Tuples, frozen dicts, slices and `ByMode` are entered.
+    """
     if isinstance(value, FrozenDict):
         return FrozenDict((k, map_leaves(fn, v)) for k, v in value)
     if isinstance(value, FrozenList):

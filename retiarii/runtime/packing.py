@@ -30,6 +30,7 @@ def memory_source(space: ModelSpace | None, evaluator: Evaluator) -> MemorySourc
     except Exception as error:
         raise RetiariiError(
             f"the space or the evaluator cannot be sent to worker processes: {error}",
+            where='Experiment(executor="local")',
             fix="define functions and classes at the top level of a file (no lambdas, no "
             'closures); or run it as a file, `retiarii run space.py`; or use executor="inline"',
         ) from error

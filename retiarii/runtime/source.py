@@ -14,6 +14,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from retiarii.errors import FileError, RetiariiError, nearest
+from retiarii.mutators.choice import Description
 from retiarii.runtime.identity import definitions, local_files
 from retiarii.space import ModelSpace
 from retiarii.training.evaluator import Evaluator
@@ -222,6 +223,14 @@ def _explain(error: BaseException, file: Path) -> RetiariiError:
             f"the file ended the program: SystemExit({error.code!r})",
             where=where,
             fix='put what should not run here under `if __name__ == "__main__":`',
+        )
+    if f"type {Description.__name__}" in str(error):  # torch refuses what it cannot turn to a size
+        return FileError(
+            "a choice that has not been made is used where a plain value is needed: "
+            f"{type(error).__name__}: {error}",
+            where=where,
+            fix="make the model in a function or class, and give that to ModelSpace: "
+            "rt.choice returns plain values in it; or use a Mutator",
         )
     return FileError(
         f"the file raised {type(error).__name__}: {error}",

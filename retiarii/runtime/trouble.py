@@ -10,7 +10,7 @@ from retiarii.errors import StoreError
 
 # What SQLite says, and what it means to a user: (part of the message, cause, fix).
 _TROUBLE = (
-    ("disk is full", "the disk is full", "free some space"),
+    ("disk is full", "the disk is full", "free some space, and run the same command again"),
     ("readonly", "the store cannot be written", "make the directory writable"),
     ("disk I/O", "the disk reports an error", "look at the disk's free space and health"),
     ("locked", "another program holds the store", "close what has search.db open"),

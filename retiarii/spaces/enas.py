@@ -8,7 +8,10 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from retiarii.ir.graph import Graph
+from retiarii.ir.node import Node
 from retiarii.mutators.layers import LayerChoice
+from retiarii.mutators.mutator import Mutator
 from retiarii.space import ModelSpace
 from retiarii.spaces.blocks import conv_norm, pooled_head
 from retiarii.spaces.cell_ops import FactorizedReduce
@@ -40,53 +43,93 @@ OPERATIONS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
 )
 
 
-class _Off(nn.Module):
-    def forward(self, x: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+class _Hold(nn.Module):
+    """Keeps all states in the graph until the skip connections have been made."""
+
+    def forward(self, x: torch.Tensor, *states: torch.Tensor) -> torch.Tensor:
+        for state in states:
+            x = x + 0.0 * state.mean()
         return x
 
 
-class _On(nn.Module):
-    def forward(self, x: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
-        return x + earlier
+class _Skip(Mutator):
+    """Perhaps adds an earlier layer's output at the target."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def mutate(self, graph: Graph, target: Node) -> None:
+        (x,) = target.inputs
+        if self.choice([False, True], label="on"):
+            x = graph.insert(torch.add, x, graph.node(self.source), name=f"{target.name}.sum")[0]
+        graph.replace(target, x)
+
+
+class _Release(Mutator):
+    """Lets go of what `_Hold` held. It asks nothing."""
+
+    def __init__(self, last: str) -> None:
+        self.last = last
+
+    def mutate(self, graph: Graph, target: Node) -> None:
+        graph.rewire(target, 0, graph.node(self.last))
+
+
+class _Space(ModelSpace):
+    """Counted without `_Release`, which asks nothing and always succeeds."""
+
+    counted: ModelSpace
+
+    def count(self) -> int:
+        return self.counted.count()
 
 
 class _Network(nn.Module):
+    """Layers, and a place for each skip connection.
+
+    Attributes:
+        sources: target -> the node that a skip connection would add there.
+    """
+
     def __init__(self, layers: int, channels: int, classes: int) -> None:
         super().__init__()
         self.stem = conv_norm(3, channels, 3, activation=None)
         self.halve = (layers // 3, 2 * layers // 3) if layers >= 3 else ()
         self.layers, self.skips, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.reduce = nn.ModuleDict()
+        self.sources: dict[tuple[int, int], str] = {}
+        names: list[str] = []
         for i in range(layers):
             options = {name: make(channels) for name, make in OPERATIONS.items()}
             self.layers.append(LayerChoice(options, label=f"layer{i}"))
-            self.skips.append(
-                nn.ModuleList(
-                    LayerChoice({"off": _Off(), "on": _On()}, label=f"skip{j}_{i}")
-                    for j in range(i)
-                )
-            )
+            # The first stays, so that what skip connections read has one name.
+            self.skips.append(nn.ModuleList(nn.Identity() for _ in range(i + 1)))
             self.norms.append(nn.BatchNorm2d(channels))
             if i in self.halve:
                 self.reduce[str(i)] = nn.ModuleList(
                     FactorizedReduce(channels, channels) for _ in range(i + 1)
                 )
+                names = [f"reduce.{i}.{j + 1}.norm" for j in range(i)]
+            self.sources.update({(j, i): name for j, name in enumerate(names)})
+            names.append(f"norms.{i}")
+        self.hold = _Hold()
         self.head = nn.Sequential(*pooled_head(channels, classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        states = [self.stem(x)]
+        states, held = [self.stem(x)], []
         for i, layer in enumerate(self.layers):
             if i in self.halve:
                 reduces = self.reduce[str(i)]
                 assert isinstance(reduces, nn.ModuleList)
                 states = [reduce(s) for reduce, s in zip(reduces, states, strict=True)]
+                held += states[1:]
             made = layer(states[-1])
             skips = self.skips[i]
             assert isinstance(skips, nn.ModuleList)
-            for skip, earlier in zip(skips, states[1:], strict=True):
-                made = skip(made, earlier)
+            for skip in skips:
+                made = skip(made)
             states.append(self.norms[i](made))
-        out: torch.Tensor = self.head(states[-1])
+        out: torch.Tensor = self.head(self.hold(states[-1], *held))
         return out
 
 
@@ -111,4 +154,12 @@ def enas_macro(
     """
     with torch.device("meta"):
         net = _Network(layers, channels, classes)
-    return ModelSpace(net, torch.zeros(2, 3, input_size, input_size))
+    example = torch.zeros(2, 3, input_size, input_size)
+    space = _Space(net, example)
+    space.counted = ModelSpace(net, example)
+    for one in (space, space.counted):
+        for (source, target), node in net.sources.items():
+            one.apply_mutator(
+                f"skips.{target}.{source + 1}", _Skip(node), shared=True, name=f"skip{source}_{target}"
+            )
+    return space.apply_mutator("head.0", _Release(f"norms.{layers - 1}"))

@@ -10,7 +10,11 @@ from torch import nn
 
 from retiarii.ir.graph import Graph
 from retiarii.ir.parse import parse
-from retiarii.ir.tracing.structure import map_tensors, tensors_in
+from retiarii.ir.tracing.structure import (
+    freeze_structure,
+    map_tensors,
+    tensors_in,
+)
 
 MakeInputs = Callable[[int], Any]
 
@@ -53,20 +57,18 @@ def parsed(model: nn.Module, inputs: Any) -> Graph:
 
 def same_structure(one: Any, two: Any) -> None:
     """Both values have the same classes around their tensors."""
-    marker = object()
-    assert _shape_of(one, marker) == _shape_of(two, marker)
+    assert _taken_apart(one)[0] == _taken_apart(two)[0]
 
 
-def _shape_of(value: Any, marker: object) -> Any:
-    if isinstance(value, torch.Tensor):
-        return marker
-    if isinstance(value, list | tuple):
-        return (type(value), [_shape_of(v, marker) for v in value])
-    if isinstance(value, dict):
-        return (type(value), {k: _shape_of(v, marker) for k, v in value.items()})
-    if hasattr(value, "__dataclass_fields__"):
-        return (type(value), {k: _shape_of(v, marker) for k, v in vars(value).items()})
-    return value
+def _taken_apart(value: Any) -> tuple[Any, list[torch.Tensor]]:
+    """The structure without its tensors, and those; objects that a model returns are entered."""
+    tensors: list[torch.Tensor] = []
+
+    def leaf(tensor: torch.Tensor) -> str:
+        tensors.append(tensor)
+        return "tensor"
+
+    return freeze_structure(value, leaf, records=True), tensors
 
 
 def assert_same_run(model: nn.Module, built: nn.Module, inputs: Any) -> None:
@@ -74,7 +76,7 @@ def assert_same_run(model: nn.Module, built: nn.Module, inputs: Any) -> None:
     one, gradients = _run(model, inputs)
     two, others = _run(built, inputs)
     same_structure(one, two)
-    for a, b in zip(tensors_in(one), tensors_in(two), strict=True):
+    for a, b in zip(_taken_apart(one)[1], _taken_apart(two)[1], strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-11)
     assert gradients.keys() == others.keys()
     for key, gradient in gradients.items():
@@ -94,7 +96,7 @@ def _run(model: nn.Module, inputs: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     output = call(model, passed)
     parts = [
         (t * torch.linspace(0.5, 1.5, t.numel()).view(t.shape)).sum()
-        for t in tensors_in(output)
+        for t in _taken_apart(output)[1]
         if t.is_floating_point() and t.requires_grad
     ]
     if parts:

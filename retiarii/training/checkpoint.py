@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from retiarii.errors import TrialError
+from retiarii.errors import FileError, TrialError
 
 WEIGHTS = "weights.safetensors"
 FINISHED = "finished.json"
@@ -153,8 +153,18 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is none.
+        FileError: the file is damaged.
     """
-    loaded: dict[str, Tensor] = safetensors.torch.load((directory / WEIGHTS).read_bytes())
+    path = directory / WEIGHTS
+    data = path.read_bytes()
+    try:
+        loaded: dict[str, Tensor] = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise FileError(
+            f"the trained weights are damaged: {error}",
+            where=str(path),
+            fix="restore the file from a copy, or choose another trial: retiarii show",
+        ) from error
     return loaded
 
 

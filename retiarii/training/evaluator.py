@@ -18,11 +18,13 @@ class Evaluator(ABC):
         maximize: whether a higher score is better.
         merges: whether trials given together may be trained as one merged program. Without it
             each trial is run by itself.
+        keeps_weights: whether a trial that has a score has its trained weights stored.
     """
 
     metric: str
     maximize: bool
     merges: ClassVar[bool] = False
+    keeps_weights: ClassVar[bool] = False
 
     def hyperparameters(self) -> Mapping[str, Description]:
         """The choices that it asks of every trial: label to what may be chosen."""

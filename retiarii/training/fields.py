@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 from retiarii.errors import EvaluatorError
-from retiarii.mutators.choice import Description
+from retiarii.mutators.choice import Description, Integer
 from retiarii.training.fingerprint import jsonable
 from retiarii.training.labels import add_label
 
@@ -51,7 +51,9 @@ BETAS = Rule(
 def possible(value: Any) -> Iterator[Any]:
     """The plain values that a check must accept: for a choice all options, or both ends."""
     if isinstance(value, Description):
-        yield from value.bounds()
+        # Between whole ends a range of real numbers still has fractions.
+        real = value.options is None and not isinstance(value.domain, Integer)
+        yield from map(float, value.bounds()) if real else value.bounds()
     elif isinstance(value, tuple | list) and any(isinstance(v, Description) for v in value):
         yield from itertools.product(*map(possible, value))
     else:

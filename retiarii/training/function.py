@@ -26,7 +26,8 @@ class Function(Evaluator):
             ``trial.hyperparameters`` holds the values under these names.
 
     Raises:
-        EvaluatorError: ``fn`` cannot be called, or two choices share a label.
+        EvaluatorError: ``fn`` cannot be called, ``metric`` is no name, ``hyperparameters`` is no
+            dict, or two choices share a label.
     """
 
     def __init__(
@@ -42,6 +43,18 @@ class Function(Evaluator):
                 f"Function was given {fn!r}, which cannot be called",
                 where="Function(fn)",
                 fix="give the function itself: rt.Function(score), not rt.Function(score(...))",
+            )
+        if not isinstance(metric, str):
+            raise EvaluatorError(
+                f"metric is {metric!r}, not a name",
+                where="Function(metric=...)",
+                fix="give the key of the score in what the function returns: metric='accuracy'",
+            )
+        if hyperparameters is not None and not isinstance(hyperparameters, Mapping):
+            raise EvaluatorError(
+                f"hyperparameters is a {type(hyperparameters).__name__}, not a dict",
+                where="Function(hyperparameters=...)",
+                fix='give a name to each: hyperparameters={"lr": rt.loguniform(1e-4, 1e-1)}',
             )
         self._fn = fn
         self.maximize = maximize

@@ -50,6 +50,7 @@ def pairs(outputs: Any, targets: Any, user: str) -> list[tuple[Tensor, Tensor]]:
         raise EvaluatorError(
             f"the model returns {len(left)} tensors and the data has {len(right)} targets; "
             f"{user} needs one target for each",
+            where=f"the outputs of the model, given to {user}",
             fix="give a callable that takes (outputs, targets) instead",
         )
     return list(zip(left, right, strict=True))

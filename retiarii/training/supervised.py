@@ -81,6 +81,7 @@ class Supervised(Evaluator):
     """
 
     merges: ClassVar[bool] = True
+    keeps_weights: ClassVar[bool] = True
 
     def __init__(
         self,

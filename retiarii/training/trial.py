@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from retiarii.training.events import Failed, Finished, Reported, Started, TrialE
 
 if TYPE_CHECKING:
     from torch import nn
+
+_NOT_THE_USERS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
 
 
 class Channel(Protocol):
@@ -186,8 +189,20 @@ def failures_end(trial: Trial) -> Iterator[None]:
 
 
 def describe_error(error: Exception) -> str:
-    """An error as a user reads it: ours as they are, others by their class and text."""
+    """An error as a user reads it: ours as they are, others by class, text and the user's line."""
     if isinstance(error, RetiariiError):
         return str(error)
     text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    own = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
+    return f"{cause}\n  at: {own[-1].filename}:{own[-1].lineno}" if own else cause
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither ours nor of the environment: what the user wrote."""
+    if file.startswith("<"):
+        return False
+    path = Path(file)
+    return "site-packages" not in path.parts and not any(
+        path.is_relative_to(home) for home in _NOT_THE_USERS
+    )

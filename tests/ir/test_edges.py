@@ -82,10 +82,12 @@ def test_all_that_reads_a_value_reads_what_is_inserted(graph: Graph) -> None:
 
 
 def test_a_sequence_of_layers_goes_on_an_edge(graph: Graph) -> None:
-    layers = nn.Sequential(nn.Conv2d(8, 12, 1, dtype=torch.float64), nn.ReLU())
+    layers = nn.Sequential(nn.Conv2d(8, 8, 1, dtype=torch.float64), nn.ReLU())
     graph.insert_after(graph.node("block.conv"), layers, name="more")
     assert names(graph.node("block.conv").users) == ["more.0"]
-    # The residual sum has no way to agree, and the next layer takes the new width.
+    assert names(graph.node("block.norm").inputs) == ["more.1"]
+    wide = nn.Conv2d(8, 12, 1, dtype=torch.float64)
+    unchanged(graph, lambda: graph.insert_after(graph.node("stem"), wide, name="w"), "block.shift")
 
 
 def test_one_input_of_one_node(graph: Graph) -> None:
@@ -257,9 +259,7 @@ def test_regions_that_do_not_go(graph: Graph, edit: Any, words: str) -> None:
 
 
 def test_an_outlined_region_is_a_submodule(graph: Graph, net: nn.Module) -> None:
-    moved = graph.outline(
-        [graph.node(n) for n in ("stem", "block.conv", "block.norm")], "front"
-    )
+    moved = graph.outline([graph.node(n) for n in ("stem", "block.conv", "block.norm")], "front")
     assert names(moved) == ["front.stem", "front.block.conv", "front.block.norm"]
     computes(graph, net)
     keys = graph.to_module().state_dict().keys()

@@ -159,6 +159,13 @@ def test_exception_below_the_users_code(file: Path) -> None:
     assert error.where == f"{file}:3"
 
 
+def test_a_choice_outside_of_a_model_says_where_it_belongs(file: Path) -> None:
+    text = "import torch\nfrom retiarii import choice\n\ntorch.nn.Linear(3, choice([1, 2]))\n"
+    error = _refused(file, text, "a choice that has not been made")
+    assert error.where == f"{file}:4"
+    assert "give that to ModelSpace" in str(error.fix)
+
+
 def test_exit(file: Path) -> None:
     error = _refused(file, "import sys\nsys.exit(3)\n", "SystemExit")
     assert error.where == f"{file}:2"
@@ -192,8 +199,10 @@ def test_no_evaluator_but_another_name(file: Path) -> None:
 
 
 def test_wrong_types(file: Path) -> None:
-    _refused(file, GOOD.replace("space = None", "space = 3"), "`space` is a int, not a ModelSpace")
-    _refused(file, GOOD + "\nevaluator = score", "`evaluator` is a function, not a Evaluator")
+    _refused(
+        file, GOOD.replace("space = None", "space = 3"), "`space` is of type int, not ModelSpace"
+    )
+    _refused(file, GOOD + "\nevaluator = score", "`evaluator` is of type function, not Evaluator")
     _refused(file, GOOD + "\nevaluator = Function", "the class Function, not an instance")
 
 

@@ -50,6 +50,20 @@ def test_the_candidate_is_built_only_when_asked(toys):
     assert log.finished.score == 99
 
 
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"metric": 3}, "metric is 3"),
+        ({"hyperparameters": ["x"]}, "hyperparameters is a list"),
+    ],
+)
+def test_arguments_of_the_wrong_type(options, cause):
+    with pytest.raises(EvaluatorError, match=cause) as caught:
+        Function(lambda trial: 1, **options)
+    assert caught.value.where == f"Function({next(iter(options))}=...)"
+    assert caught.value.fix
+
+
 def test_one_failure_leaves_the_others(toys):
     def score(trial):
         if trial.number == 1:
@@ -59,7 +73,9 @@ def test_one_failure_leaves_the_others(toys):
     pairs = [toys.trial(number=n) for n in range(3)]
     Function(score).run([trial for trial, _ in pairs])
     assert [pairs[0][1].finished.score, pairs[2][1].finished.score] == [0.0, 2.0]
-    assert pairs[1][1].failed.message == "RuntimeError: no luck"
+    cause, place = pairs[1][1].failed.message.splitlines()
+    assert cause == "RuntimeError: no luck"
+    assert place.startswith(f"  at: {__file__}:")
     assert "in score" in pairs[1][1].failed.traceback
 
 

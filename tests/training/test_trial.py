@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from retiarii.errors import EvaluatorError, TrialError
 from retiarii.training.events import Failed, Finished, Reported, Started, TrialEvent
-from retiarii.training.trial import Trial, failures_end
+from retiarii.training.trial import Trial, describe_error, failures_end
 
 numbers = st.floats(allow_nan=False)
 metrics = st.dictionaries(st.text(max_size=5), numbers, max_size=3)
@@ -80,8 +81,18 @@ def test_an_exception_fails_the_trial_and_keeps_its_traceback(toys):
     trial, log = toys.trial()
     with failures_end(trial):
         raise KeyError("width")
-    assert log.failed.message == "KeyError: 'width'"
+    cause, place = log.failed.message.splitlines()
+    assert cause == "KeyError: 'width'"
+    assert place.startswith(f"  at: {__file__}:")
     assert "test_trial.py" in log.failed.traceback
+
+
+def test_the_place_of_an_exception_is_in_the_users_code(toys):
+    trial, log = toys.trial()
+    with failures_end(trial):
+        json.loads("nonsense")
+    assert log.failed.message.splitlines()[1].startswith(f"  at: {__file__}:")
+    assert describe_error(ValueError("never raised")) == "ValueError: never raised"
 
 
 def test_our_errors_keep_their_lines(toys):

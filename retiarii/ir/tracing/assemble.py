@@ -95,17 +95,13 @@ def _acts(record: NodeRecord) -> bool:
     return spec.random or (spec.generic and is_random(record.op.rpartition(".")[2]))
 
 
-def _held_by_modules(
-    nodes: list[NodeRecord], state: ModelState, types: TypeCache
-) -> set[str]:
+def _held_by_modules(nodes: list[NodeRecord], state: ModelState, types: TypeCache) -> set[str]:
     """The keys of the tensors that layers and opaque modules hold, each by its first key."""
     opaque = {r.path for r in nodes if r.op == "opaque"}
     held: set[str] = set()
     layers = {r.path: r for r in nodes if r.path is not None and r.op != "opaque"}
     for path, record in layers.items():
-        held.update(
-            f"{path}.{name}" for name in module_state(record.op, record.attrs, types)
-        )
+        held.update(f"{path}.{name}" for name in module_state(record.op, record.attrs, types))
     for key in state.tensors if opaque else ():
         parts = key.split(".")
         if any(".".join(parts[:n]) in opaque for n in range(len(parts))):

@@ -70,7 +70,7 @@ class _Merge:
     def made(self) -> Trace:
         self._together(_blocks(self._one.events), _blocks(self._two.events))
         one = self._one
-        outputs = self._value(one.outputs, self._moved(self._two.outputs), top=True)
+        outputs = self._value(one.outputs, self._moved(self._two.outputs))
         return Trace(
             one.batch,
             one.training,
@@ -203,7 +203,7 @@ class _Merge:
             merged[key] = self._value(_given(a, key, spec), _given(b, key, spec))
         return Attrs(merged)
 
-    def _value(self, a: Any, b: Any, *, top: bool = False) -> Any:
+    def _value(self, a: Any, b: Any) -> Any:
         """One value for two of the merged trace."""
         if isinstance(a, Ref) and isinstance(b, Ref):
             chosen = self._choice(a, b)

@@ -96,9 +96,7 @@ class RealRun:
         if len(memory) < len(made) or memory & outside:
             self._shares.add((path, number))
         try:
-            self._results[path, number] = freeze_structure(
-                result, TensorType.of, records=not path
-            )
+            self._results[path, number] = freeze_structure(result, TensorType.of, records=not path)
         except NotAStructureError as error:
             self._results[path, number] = error
         return result

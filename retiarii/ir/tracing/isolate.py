@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import random
 import sys
 from collections import OrderedDict
@@ -37,6 +38,7 @@ class Snapshot:
             (module, name)
             for module, attributes in self._modules
             for kind in ("_parameters", "_buffers")
+            if id(attributes.get(kind)) in self._containers  # TorchScript has its own
             for name, old in dict(self._containers[id(attributes[kind])][1]).items()
             if module.__dict__[kind].get(name) is not old
         ]
@@ -44,7 +46,9 @@ class Snapshot:
     def differs(self) -> bool:
         """Whether any attribute is another object than it was."""
         return any(
-            not _same(content, container) for container, content in self._containers.values()
+            not _same(content, container)
+            for container, content in self._containers.values()
+            if container or content
         ) or any(
             not _same(_own(module.__dict__), _own(attributes))
             for module, attributes in self._modules
@@ -57,7 +61,7 @@ class Snapshot:
                 module.__dict__.clear()
                 module.__dict__.update(attributes)
         for container, content in self._containers.values():
-            if not _same(container, content):
+            if (container or content) and not _same(container, content):
                 container.clear()
                 (container.extend if isinstance(container, list) else container.update)(content)
 
@@ -74,12 +78,10 @@ def _same(one: Any, other: Any) -> bool:
     if not one:
         return True
     if isinstance(one, dict):
-        return all(a == b for a, b in zip(one, other, strict=True)) and all(
-            a is b for a, b in zip(one.values(), other.values(), strict=True)
-        )
+        return list(one) == list(other) and all(map(operator.is_, one.values(), other.values()))
     if isinstance(one, set):
         return bool(one == other)
-    return all(a is b for a, b in zip(one, other, strict=True))
+    return all(map(operator.is_, one, other))
 
 
 def python_random_state() -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -30,14 +31,61 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name, None) for name in _HOOKS)
 
 
+class _Look:
+    """How a module looked: its attributes, and what it holds. Cheaper to compare than to read."""
+
+    __slots__ = ("_attributes", "_held")
+
+    def __init__(self, module: nn.Module) -> None:
+        self._attributes = _own(module)
+        self._held = _held(module)
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether the module looks so still."""
+        own = _own(module)
+        return (
+            own.keys() == self._attributes.keys()
+            and all(map(operator.is_, own.values(), self._attributes.values()))
+            and _held(module) == self._held
+        )
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    """The attributes, but for what differs from trace to trace."""
+    own = dict(module.__dict__)
+    own.pop("_compiled_call_impl", None)
+    del own["training"]
+    return own
+
+
+def _held(module: nn.Module) -> tuple[int, ...]:
+    """What a module holds: the identities of tensors, and how many hooks."""
+    attributes = module.__dict__
+    return (
+        *map(id, attributes["_parameters"].values()),
+        *map(id, attributes["_buffers"].values()),
+        *(len(attributes[name]) for name in _HOOKS),
+    )
+
+
 class Layers:
     """Recognises layers; remembers how each (class, arguments) comes out of its constructor, and
     what it returns."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, Attrs], nn.Module | None] = {}
+        # By identity; the module is kept so that its number stays its own.
+        self._known: dict[int, tuple[nn.Module, _Look, tuple[str, Attrs] | None]] = {}
+        self._out_of_place: dict[Attrs, Attrs] = {}
         self._results: dict[Any, Any] = {}
         self._sharing: set[str] = set()  # ops whose results may be views
+
+    def out_of_place(self, attrs: Attrs) -> Attrs:
+        """The arguments of a layer that does not write its input."""
+        found = self._out_of_place.get(attrs)
+        if found is None:
+            found = self._out_of_place[attrs] = attrs.merged({"inplace": False})
+        return found
 
     def run(
         self, module: nn.Module, op: str, attrs: Attrs, operands: list[torch.Tensor], call: Any
@@ -84,6 +132,16 @@ class Layers:
 
     def attrs_of(self, module: nn.Module) -> tuple[str, Attrs] | None:
         """The op and constructor arguments; ``None`` where the module is not just such a layer."""
+        if module._modules:  # their looks count, too
+            return self._recognise(module)
+        known = self._known.get(id(module))
+        if known is not None and known[1].fits(module):
+            return known[2]
+        found = self._recognise(module)
+        self._known[id(module)] = (module, _Look(module), found)
+        return found
+
+    def _recognise(self, module: nn.Module) -> tuple[str, Attrs] | None:
         op = module_op(type(module))
         if op is None or has_hooks(module) or "forward" in module.__dict__:
             return None
@@ -110,12 +168,13 @@ class Layers:
 _LIKE_INPUT = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm"})
 
 
-def like_input(
-    module: nn.Module, op: str, operands: list[torch.Tensor]
-) -> torch.Tensor | None:
+def like_input(module: nn.Module, op: str, operands: list[torch.Tensor]) -> torch.Tensor | None:
     """The result of a layer that is known to be like its input: on meta, many are slow."""
     spec = OPS[op]
-    if not (op in _LIKE_INPUT or (spec.elementwise and spec.pure)) or len(operands) != 1:
+    if (
+        not (op in _LIKE_INPUT or (spec.elementwise and spec.pure and not spec.identity))
+        or len(operands) != 1
+    ):
         return None
     (x,) = operands
     held = [*module._parameters.values(), *module._buffers.values()]
@@ -131,7 +190,8 @@ def like_input(
     ):
         return None
     gradient = torch.is_grad_enabled() and (
-        x.requires_grad or any(p is not None and p.requires_grad for p in module._parameters.values())
+        x.requires_grad
+        or any(p is not None and p.requires_grad for p in module._parameters.values())
     )
     made = torch.empty_like(x, requires_grad=gradient)
     return made.clone() if gradient else made

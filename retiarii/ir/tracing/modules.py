@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from retiarii.ir.ops import OPS, bind_call
+from retiarii.ir.ops import OPS, OpSpec, bind_call
 from retiarii.ir.tracing.events import Enter, Leave
 from retiarii.ir.tracing.fallback import RealRun
 from retiarii.ir.tracing.isolate import python_random_kept, python_random_state
@@ -142,7 +142,7 @@ class ModuleCalls:
         recorder = self._recorder
         op, made = layer
         try:
-            operands, given = bind_call(OPS[op], args, kwargs)
+            operands, given = _bound(OPS[op], args, kwargs)
             given = {
                 key: map_leaves(lambda v: v if isinstance(v, Operand) else constant(v), value)
                 for key, value in given.items()
@@ -151,28 +151,29 @@ class ModuleCalls:
             return NotImplemented
         if not operands:
             return NotImplemented
-        attrs = made.merged(given)
+        attrs = made.merged(given) if given else made
         in_place = attrs.get("inplace") is True
         if in_place:
-            attrs = attrs.merged({"inplace": False})
+            attrs = self._layers.out_of_place(attrs)
         entries = {id(t): recorder.entry(t) for t in operands}
         if in_place and entries[id(operands[0])].storage.lasting:
             raise Unlowerable("writes a tensor that outlives the call in place", site)
         run_on = {i: recorder.values.meta(e) for i, e in entries.items()}
-        swapped = map_tensors(lambda t: run_on[id(t)], (args, kwargs))
         result = self._layers.run(
             module,
             op,
             attrs,
             [run_on[id(t)] for t in operands],
-            lambda: recorder.execute(module, *swapped),
+            lambda: recorder.execute(
+                module, *map_tensors(lambda t: run_on[id(t)], (args, kwargs))
+            ),
         )
         name = self._name(path, module)
         if in_place:
             record = recorder.emit(
                 op, operands, attrs, run_on[id(operands[0])], site=site, path=path, name=name
             )
-            recorder.written(operands[0], Ref(record.name))
+            recorder.writes.written(operands[0], Ref(record.name))
             return operands[0]
         return recorder.record(
             op,
@@ -292,6 +293,14 @@ class ModuleCalls:
             return torch.empty(shape, dtype=value.dtype, device="meta")
 
         return rebuild(structure, leaf)
+
+
+def _bound(spec: OpSpec, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """`bind_call`, quickly where a layer is called on one tensor."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor):
+        if not spec.variadic and spec.normalise is None and spec.forward[:1] == spec.operands[:1]:
+            return [args[0]], {}
+    return bind_call(spec, args, kwargs)
 
 
 def _plainly(module: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ from retiarii.ir.tracing.structure import (
     tensors_in,
 )
 from retiarii.ir.tracing.structure import map_tensors as swap_tensors
-from retiarii.ir.tracing.values import Entry, Values, ViewStep, meta_storage
-from retiarii.ir.tracing.views import ViewWrite, write_back
+from retiarii.ir.tracing.values import Entry, Values, ViewStep
 from retiarii.ir.tracing.where import CallSites
+from retiarii.ir.tracing.writes import Writes
 from retiarii.ir.types import Attrs, Ref, Result, TensorType
 
 # Factories of more elements than this are not run for real: nobody reads them element by element.
@@ -67,6 +67,7 @@ class Recorder(TorchFunctionMode):
         self.path = ""
         self.site: str | None = None
         self.executing = False
+        self.writes = Writes(self)
 
     # --- calls -------------------------------------------------------------------------------
 
@@ -81,7 +82,7 @@ class Recorder(TorchFunctionMode):
             met = args[0]
             if isinstance(met, torch.Tensor):
                 met = self.call(torch.Tensor.__bool__, "__bool__", (met,), {})
-            return torch._assert(bool(met), *args[1:], **kwargs)
+            return func(bool(met), *args[1:], **kwargs)
         if name in known.PROPERTIES and isinstance(args[0], torch.Tensor):
             func, args, kwargs = known.PROPERTIES[name](args[0])
             name = known.name_of(func)
@@ -123,15 +124,13 @@ class Recorder(TorchFunctionMode):
         concrete = all(e.concrete for e in entries.values())
         if name in known.READS:
             if not concrete or name in ("numpy", "__array__"):
-                raise Unlowerable(
-                    f"reads the numbers in a tensor ({name.strip('_')})", reads=True
-                )
+                raise Unlowerable(f"reads the numbers in a tensor ({name.strip('_')})", reads=True)
             return self.execute(func, args, kwargs)
         bound = bind(func, name, args, kwargs, self.devices)
         if bound.in_place:
             if self.norms.counts(self.path, name, args, kwargs):
                 return args[0]
-            self._check_writable(bound, entries)
+            self.writes.check(bound, entries)
         path = None
         if is_batch_norm(func):
             layer = self.norms.layer(self.path, args, kwargs)
@@ -148,9 +147,9 @@ class Recorder(TorchFunctionMode):
         before = [tensor._version for _, tensor in run_on]
         result = self.norms.result(path, bound.op, run_on[0][1]) if path is not None else None
         if result is None:
-            result = self._result(func, bound, swapped, [tensor for _, tensor in run_on], real)
+            result = self._result(func, bound, swapped, real)
         if bound.in_place:
-            return self._write(bound, entries[id(bound.operands[0])], swapped, site)
+            return self.writes.write(bound, entries[id(bound.operands[0])], swapped, site)
         if path is None and [tensor._version for _, tensor in run_on] != before:
             raise Unlowerable(f"{name} writes one of its arguments (running statistics, say)")
         if not any(True for _ in tensors_in(result)):
@@ -169,11 +168,11 @@ class Recorder(TorchFunctionMode):
             executed={id(tensor): e for e, tensor in run_on},
         )
 
-    def _result(
-        self, func: Any, bound: BoundCall, swapped: Any, run_on: list[torch.Tensor], real: bool
-    ) -> Any:
-        if real or bound.in_place or len(run_on) != len(bound.operands):
+    def _result(self, func: Any, bound: BoundCall, swapped: Any, real: bool) -> Any:
+        """Executes a call, unless an equal one was executed on such tensors."""
+        if real or bound.in_place:
             return self.execute(func, *swapped)
+        run_on = [self._exec_tensor(self.entry(t), real) for t in bound.operands]
         what = (bound.op, Attrs(bound.attrs))
         call = partial(self.execute, func, *swapped)
         return self.norms.layers.remembered(what, bound.op, run_on, call)
@@ -245,7 +244,7 @@ class Recorder(TorchFunctionMode):
 
     def read(self, tensor: torch.Tensor) -> Ref:
         """The graph value that a tensor holds now."""
-        return self.values.read(self.entry(tensor), self)
+        return self.values.read(self.entry(tensor), self.writes)
 
     def record(
         self,
@@ -351,84 +350,6 @@ class Recorder(TorchFunctionMode):
         made = self.execute(func, args, placed)
         made = made.detach() if made.requires_grad else made
         self.sources.constant(made, self.devices.of_result(args, kwargs, []), fresh=True)
-        return made
-
-    # --- writing -----------------------------------------------------------------------------
-
-    def _check_writable(self, bound: BoundCall, entries: dict[int, Entry]) -> None:
-        if not bound.operands:
-            raise Unlowerable("writes in place what the trace cannot see")
-        lasting = entries[id(bound.operands[0])].storage.lasting
-        if lasting is not None:
-            raise Unlowerable(f"writes a {lasting} in forward")
-
-    def _write(
-        self,
-        bound: BoundCall,
-        target: Entry,
-        swapped: tuple[Any, dict[str, Any]],
-        site: str | None,
-    ) -> torch.Tensor:
-        """Records an in-place call as what it computes, and lets its target hold the result."""
-        made = meta = self.values.meta(target)
-        if known.is_in_place(bound.name) and not bound.assigns:
-            made = self.execute(bound.twin, *self._metas(swapped))
-            if not isinstance(made, torch.Tensor) or made.shape != meta.shape:
-                raise Unlowerable(f"{bound.name} changes the shape of what it writes")
-        record = self.emit(bound.op, bound.operands, Attrs(bound.attrs), made, site=site)
-        ref = Ref(record.name)
-        if made.dtype != meta.dtype:
-            ref = self.read(self.run(torch.Tensor.to, self._temporary(ref, made), meta.dtype))
-        concrete = all(self.entry(t).concrete for t in bound.operands)
-        target.storage.concrete = concrete and not known.is_random(bound.name)
-        self.values.write(target, ref, self)
-        return target.tensor
-
-    def _metas(self, swapped: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-        def meta(tensor: torch.Tensor) -> torch.Tensor:
-            return torch.empty_like(tensor, device="meta")
-
-        return swap_tensors(meta, swapped[0]), swap_tensors(meta, swapped[1])
-
-    def written(self, target: torch.Tensor, ref: Ref) -> None:
-        """A layer wrote its argument in place; ``ref`` is what it computed."""
-        entry = self.entry(target)
-        entry.storage.concrete = False
-        self.values.write(entry, ref, self)
-
-    def replay(self, step: ViewStep, base: Ref) -> Ref:
-        """Records a view again, of another base (see `values.Editor`)."""
-        old = step.record
-        inputs = (*old.inputs[: step.position], base, *old.inputs[step.position + 1 :])
-        own = old.path is not None
-        name = self.names.own(old.path or old.name) if own else self.names.free(old.name)
-        self.events.append(old.with_(name=name, inputs=inputs))
-        return Ref(name, step.result)
-
-    def write_back(self, entry: Entry, base: Ref, new: Ref) -> Ref | None:
-        """What an entry's base holds after a write (see `values.Editor`)."""
-        step, parent = entry.step, entry.parent
-        assert step is not None
-        assert parent is not None
-        view = self.values.meta(entry)
-        old = self._temporary(base, self.values.meta(parent), strided=True)
-        written = ViewWrite(self.run, old, self._temporary(new, view), view, step.args, step.kwargs)
-        made = write_back(step.function, written)
-        return None if made is None else self.read(made)
-
-    def _temporary(self, ref: Ref, like: torch.Tensor, *, strided: bool = False) -> torch.Tensor:
-        """A tensor of our own that holds a graph value."""
-        made = (
-            torch.empty(0, dtype=like.dtype, device="meta").set_(
-                meta_storage(like.untyped_storage().nbytes()),
-                like.storage_offset(),
-                like.shape,
-                like.stride(),
-            )
-            if strided
-            else torch.empty(like.shape, dtype=like.dtype, device="meta")
-        )
-        self.values.add(made, ref, self.devices.symbolic)
         return made
 
 

@@ -49,9 +49,9 @@ class Session:
         self.compiling = False
         self.inputs = ExampleInputs.bind(model, example)
         self.opaque: dict[str, Unlowerable] = {
-            path: Unlowerable(str(getattr(type(module), "opaque_reason", "")), path=path)
+            path: Unlowerable(reason, path=path)
             for path, module in self.state.modules.items()
-            if path and isinstance(getattr(type(module), "opaque_reason", None), str)
+            if path and (reason := _opaque_by_nature(module)) is not None
         }
         self._original = original
         self._layers = Layers()
@@ -88,11 +88,11 @@ class Session:
     def _pretending(self) -> Iterator[None]:
         """Tells the model's code that it is being compiled, if it shall not look at numbers."""
         was = torch.compiler._is_compiling_flag
-        torch.compiler._is_compiling_flag = was or self.compiling  # type: ignore[attr-defined]
+        torch.compiler._is_compiling_flag = was or self.compiling
         try:
             yield
         finally:
-            torch.compiler._is_compiling_flag = was  # type: ignore[attr-defined]
+            torch.compiler._is_compiling_flag = was
 
     def _trace(self, batch: int, training: bool, watch: bool, again: bool) -> Trace:
         if training != self.model.training:
@@ -258,6 +258,14 @@ class Session:
         else:
             return
         raise Unlowerable(f"keeps values from call to call: {detail}", where, path)
+
+
+def _opaque_by_nature(module: nn.Module) -> str | None:
+    """Why no module of such a class is ever entered."""
+    reason = getattr(type(module), "opaque_reason", None)
+    if isinstance(reason, str):
+        return reason
+    return "is TorchScript" if isinstance(module, torch.jit.ScriptModule) else None
 
 
 def _holds(opaque: str, path: str) -> bool:

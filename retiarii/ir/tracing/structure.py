@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import numbers
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,7 +28,11 @@ _PLAIN = (
     torch.layout,
     torch.memory_format,
 )
-_DICTS = (dict, OrderedDict)
+_DICTS = (dict,)
+
+
+# What a class has not redefined, if its objects are their attributes.
+_USUAL = ("__setattr__", "__getattribute__", "__reduce_ex__")
 
 
 class NotAStructureError(Exception):
@@ -59,8 +62,7 @@ def is_record(value: Any) -> bool:
         and kind.__module__ != "builtins"
         and not isinstance(value, torch.nn.Module | torch.Generator | type | enum.Enum)
         and not callable(value)
-        and kind.__setattr__ is object.__setattr__
-        and kind.__reduce_ex__ is object.__reduce_ex__
+        and all(getattr(kind, name) is getattr(object, name) for name in _USUAL)
         and "<locals>" not in kind.__qualname__
         and not any(vars(base).get("__slots__") for base in kind.__mro__[:-1])
     )
@@ -166,7 +168,7 @@ def rebuild(structure: Any, leaf: Callable[[Any], Any]) -> Any:
 
 def _rebuild_class(target: type, fields: dict[Any, Any]) -> Any:
     if not made_by_fields(target):
-        made = object.__new__(target)
+        made: Any = object.__new__(target)
         made.__dict__.update(fields)
         return made
     if issubclass(target, dict) and not dataclasses.is_dataclass(target):
