@@ -10,14 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retiarii import spaces
     from retiarii.errors import InfeasibleError, RetiariiError
     from retiarii.experiment import Experiment
     from retiarii.ir.graph import Graph
+    from retiarii.ir.matching import Match
     from retiarii.ir.node import Node, Value
     from retiarii.ir.parse import parse
+    from retiarii.ir.patterns import wildcard
     from retiarii.mutators.choice import ValueChoice, choice, loguniform, randint, uniform
+    from retiarii.mutators.growth import Net2Deeper, Net2Wider, deepen, widen
     from retiarii.mutators.layers import Cell, InputChoice, LayerChoice, Repeat
     from retiarii.mutators.mutator import Mutator
+    from retiarii.mutators.prune import prune_channels
     from retiarii.result import Result, open_result
     from retiarii.space import Candidate, ModelSpace
     from retiarii.strategies.base import Strategy
@@ -53,8 +58,11 @@ __all__ = [
     "InputChoice",
     "LayerChoice",
     "LinearDecay",
+    "Match",
     "ModelSpace",
     "Mutator",
+    "Net2Deeper",
+    "Net2Wider",
     "Node",
     "OneCycle",
     "RMSprop",
@@ -70,22 +78,31 @@ __all__ = [
     "WarmUp",
     "__version__",
     "choice",
+    "deepen",
     "loguniform",
     "open_result",
     "parse",
+    "prune_channels",
     "randint",
+    "spaces",
     "uniform",
+    "widen",
+    "wildcard",
 ]
 
 _NAMES_BY_MODULE = {
     "errors": "InfeasibleError RetiariiError",
     "experiment": "Experiment",
     "ir.graph": "Graph",
+    "ir.matching": "Match",
     "ir.node": "Node Value",
     "ir.parse": "parse",
+    "ir.patterns": "wildcard",
     "mutators.choice": "ValueChoice choice loguniform randint uniform",
+    "mutators.growth": "Net2Deeper Net2Wider deepen widen",
     "mutators.layers": "Cell InputChoice LayerChoice Repeat",
     "mutators.mutator": "Mutator",
+    "mutators.prune": "prune_channels",
     "result": "Result open_result",
     "space": "Candidate ModelSpace",
     "strategies.base": "Strategy",
@@ -98,6 +115,8 @@ _NAMES_BY_MODULE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "spaces":
+        return importlib.import_module(f"{__name__}.spaces")
     for module, names in _NAMES_BY_MODULE.items():
         if name in names.split():
             value = getattr(importlib.import_module(f"{__name__}.{module}"), name)

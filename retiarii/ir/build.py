@@ -6,6 +6,7 @@ import copy
 import hashlib
 import io
 import linecache
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -279,9 +280,11 @@ def _copy_of(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     # Its deep copy has parameters that are no leaves: they would never get gradients.
     held = io.BytesIO()
-    torch.jit.save(module, held)  # type: ignore[no-untyped-call]
-    held.seek(0)
-    made: nn.Module = torch.jit.load(held)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(module, held)  # type: ignore[no-untyped-call]
+        held.seek(0)
+        made: nn.Module = torch.jit.load(held)  # type: ignore[no-untyped-call]
     return made
 
 

@@ -36,8 +36,8 @@ def insert(
                 f"arguments {sorted(attrs)} do not go with a module that is made already",
                 fix="give them to its constructor",
             )
-        refs = insert_module(graph, what, inputs, name or default_name(what), fresh=True)
-        return Node(graph, refs[0].node)
+        name = name or default_name(what)
+        return _result(graph, insert_module(graph, what, inputs, name, fresh=True), name)
     if isinstance(what, type) and issubclass(what, nn.Module):
         return _insert_class(graph, what, inputs, name, attrs)
     spec, operands, given = _bound(what, inputs, attrs)
@@ -70,6 +70,23 @@ def insert_module(
     return _splice(graph, what, inputs, name, fresh)
 
 
+def _result(graph: Graph, refs: tuple[Ref, ...], name: str) -> Node:
+    """The one node that makes all of what a module returns, and nothing else.
+
+    Raises:
+        GraphError: it returns several tensors that no single node makes.
+    """
+    if len(refs) == 1 and len(graph.record(refs[0].node).types) > 1:
+        return _add(graph, "Identity", refs, Attrs(), f"{name}.result", path=True)
+    if refs != tuple(Ref(refs[0].node, i) for i in range(len(refs))):
+        raise GraphError(
+            f"{name!r} returns {len(refs)} tensors that no single node makes",
+            where=f"inserting {name!r}",
+            fix="insert its parts one by one, or let its forward return one tensor",
+        )
+    return Node(graph, refs[0].node)
+
+
 def _kept_attrs(graph: Graph, module: nn.Module) -> Attrs:
     """The arguments of a part of the parsed model, which never change."""
     attrs = graph.context.layers.get(module)
@@ -93,8 +110,9 @@ def _insert_class(
     op = module_op(what)
     name = name or what.__name__.lower()
     if op is None:
-        refs = insert_module(graph, _made(what, attrs), inputs, name, fresh=True)
-        return Node(graph, refs[0].node)
+        return _result(
+            graph, insert_module(graph, _made(what, attrs), inputs, name, fresh=True), name
+        )
     refs = tuple(ref for value in _flat(inputs) for ref in own_refs(graph, value))
     given = Attrs(attrs)
     completed = graph.context.completed

@@ -107,9 +107,9 @@ class _Network(nn.Module):
             self.norms.append(nn.BatchNorm2d(channels))
             if i in self.halve:
                 self.reduce[str(i)] = nn.ModuleList(
-                    FactorizedReduce(channels, channels) for _ in range(i + 1)
+                    FactorizedReduce(channels, channels) for _ in range(i)
                 )
-                names = [f"reduce.{i}.{j + 1}.norm" for j in range(i)]
+                names = [f"reduce.{i}.{j}.norm" for j in range(i)]
             self.sources.update({(j, i): name for j, name in enumerate(names)})
             names.append(f"norms.{i}")
         self.hold = _Hold()
@@ -121,7 +121,7 @@ class _Network(nn.Module):
             if i in self.halve:
                 reduces = self.reduce[str(i)]
                 assert isinstance(reduces, nn.ModuleList)
-                states = [reduce(s) for reduce, s in zip(reduces, states, strict=True)]
+                states[1:] = [reduce(s) for reduce, s in zip(reduces, states[1:], strict=True)]
                 held += states[1:]
             made = layer(states[-1])
             skips = self.skips[i]

@@ -314,3 +314,30 @@ def test_random_edits_keep_a_graph_that_verifies(edits: list[Any], together: boo
     module = graph.to_module(seed=0)
     made = module(torch.randn(2, 3, 6, 6))
     assert tuple(made.shape) == graph.outputs[0].shape
+
+
+class Two(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x + 1, x * 2
+
+
+def test_a_module_of_several_results_is_not_cut_short(graph: Graph) -> None:
+    unchanged(graph, lambda: graph.insert(Two(), graph.node("stem")), "no single node")
+    split = graph.insert(torch.chunk, graph.node("stem"), 2, dim=1)
+    assert [v.shape for v in split] == [(2, 4, 6, 6), (2, 4, 6, 6)]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0]
+
+
+def test_a_module_that_returns_a_part_of_a_result() -> None:
+    graph = parse(nn.Sequential(nn.Linear(6, 6), nn.Tanh()), torch.zeros(2, 5, 6))
+    graph.replace(graph.node("1"), graph.insert(Recurrent(), graph.node("0"), name="rnn"))
+    graph.verify()
+    assert graph.to_module(seed=0)(torch.zeros(3, 4, 6)).shape == (3, 4, 6)

@@ -164,9 +164,7 @@ class ModuleCalls:
             op,
             attrs,
             [run_on[id(t)] for t in operands],
-            lambda: recorder.execute(
-                module, *map_tensors(lambda t: run_on[id(t)], (args, kwargs))
-            ),
+            lambda: recorder.execute(module, *map_tensors(lambda t: run_on[id(t)], (args, kwargs))),
         )
         name = self._name(path, module)
         if in_place:
