@@ -28,6 +28,7 @@ from retiarii.mutators.choice import (
 )
 from retiarii.mutators.layers import Placeholder
 from retiarii.seeding import derive
+from retiarii.user_code import defined_at, users_line
 
 # How many models of a callable are kept, for candidates that differ in other decisions only.
 _KEPT = 64
@@ -184,12 +185,14 @@ class MadeBase(Base):
         except Exception as error:
             raise InfeasibleError(
                 f"making the model raised {type(error).__name__}: {error}",
-                where=f"decisions {_shown(recorder)}",
+                where=f"{users_line(error) or defined_at(self._make)}; "
+                f"decisions {_shown(recorder)}",
                 fix="mend the model, or raise rt.InfeasibleError where choices lead nowhere",
             ) from error
         if not isinstance(made, nn.Module):
             raise SpaceError(
                 f"the space's callable returned a {type(made).__name__}, not a module",
+                where=defined_at(self._make),
                 fix="let it return a torch.nn.Module",
             )
         return made

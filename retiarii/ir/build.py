@@ -282,7 +282,7 @@ def _copy_of(module: nn.Module) -> nn.Module:
     held = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(module, held)  # type: ignore[no-untyped-call]
+        torch.jit.save(module, held)
         held.seek(0)
         made: nn.Module = torch.jit.load(held)  # type: ignore[no-untyped-call]
     return made

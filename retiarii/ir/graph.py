@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from retiarii.errors import GraphError
+from retiarii.errors import GraphError, RetiariiError
 from retiarii.ir.context import GraphContext
 from retiarii.ir.faces import Faces
 from retiarii.ir.node import Node, NodeRecord, Value
@@ -16,6 +16,7 @@ from retiarii.ir.rewrites import Rewrites
 from retiarii.ir.structure import Structure
 from retiarii.ir.transaction import Transaction
 from retiarii.ir.types import Ref
+from retiarii.user_code import defined_at, users_line
 
 Pattern = str | Callable[[Node], bool] | Node | Sequence[Any]
 
@@ -137,9 +138,22 @@ class Graph(Structure, Faces, Rewrites):
         if isinstance(pattern, Node):
             return [pattern._name] if pattern._name in self._records else []
         if callable(pattern):
-            return [name for name in self.order if pattern(Node(self, name))]
+            return [name for name in self.order if self._holds(pattern, name)]
         matched = {name for part in pattern for name in self._names_matching(part)}
         return [name for name in self.order if name in matched]
+
+    def _holds(self, predicate: Callable[[Node], bool], name: str) -> bool:
+        try:
+            return bool(predicate(Node(self, name)))
+        except RetiariiError:
+            raise
+        except Exception as error:
+            raise GraphError(
+                f"the predicate raised {type(error).__name__} on node {name!r}: {error}",
+                where=users_line(error) or defined_at(predicate),
+                fix="a predicate takes a node and returns whether it matches: "
+                "lambda node: node.op == 'Conv2d'",
+            ) from error
 
     def records(self) -> Iterator[NodeRecord]:
         """All records in topological order: what passes read."""

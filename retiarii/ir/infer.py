@@ -90,7 +90,18 @@ def infer(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: Typ
         with _ALONE(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = cache.calls[key] = _run(op, attrs, input_types, cache)
+        if op_spec(op).kind == "module" and _is_empty(found[0]) and not _is_empty(input_types):
+            del cache.calls[key]
+            raise ShapeError(
+                f"{_described(op, attrs)} makes an empty tensor of {_listed(input_types)}: "
+                f"{_listed(found[0])}",
+                fix="sizes must be at least 1",
+            )
     return found
+
+
+def _is_empty(types: tuple[TensorType, ...]) -> bool:
+    return any(0 in t.shape for t in types)
 
 
 def module_state(op: str, attrs: Attrs, cache: TypeCache | None = None) -> Mapping[str, StateSpec]:

@@ -118,28 +118,38 @@ def _generalise(session: Session, first: Trace) -> Trace:
             told = _confirmed(session, unify(first, both, solve_both(first, both)), batch)
         except DivergedError:
             told = None
-        return _step_by_step(session, first) if told is None else told
+        return _step_by_step(session, first, both) if told is None else told
     return _step_by_step(session, first)
 
 
-def _step_by_step(session: Session, first: Trace) -> Trace:
-    """Compares with one trace after the other that differs in one thing only."""
+def _step_by_step(session: Session, first: Trace, both: Trace | None = None) -> Trace:
+    """Compares with one trace after the other that differs in one thing only.
+
+    Args:
+        both: a trace that differs in both, if there is one already.
+    """
     # Once more: what the model's functions keep (an `lru_cache`) is there by now.
     again = _attempt(session, first.batch, first.training) or first
     general = _in_both_modes(session, again)
     for batch in _other_batches(session):
         made = _attempt(session, batch, first.training)
         if made is not None:
-            made = _in_both_modes(session, made)
+            made = _in_both_modes(session, made, both)
             solve = solve_batch(first.batch, batch)
             told = _unified(general, made, solve)
             return _confirmed(session, told, batch, merged=True) or told
     return general
 
 
-def _in_both_modes(session: Session, trace: Trace) -> Trace:
-    """The trace, with what the model does in the other mode at the same batch size."""
-    other = _attempt(session, trace.batch, not trace.training)
+def _in_both_modes(session: Session, trace: Trace, known: Trace | None = None) -> Trace:
+    """The trace, with what the model does in the other mode at the same batch size.
+
+    Args:
+        known: a trace in the other mode, perhaps at that batch size.
+    """
+    other = known
+    if known is None or known.batch != trace.batch:
+        other = _attempt(session, trace.batch, not trace.training)
     if other is None:
         return trace
     try:

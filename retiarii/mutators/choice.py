@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, overload
 
 from retiarii.errors import SpaceError, nearest
+from retiarii.user_code import is_users
 
 T = TypeVar("T")
 
@@ -312,6 +314,14 @@ def _numeric(kind: Any, low: Any, high: Any, log: bool, label: str | None) -> De
     return Description(kind(low, high, log), None, label)
 
 
+def _caller() -> str | None:
+    """The user's line that asked."""
+    for frame in reversed(traceback.extract_stack()):
+        if is_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return None
+
+
 def _decide_or_describe(description: Description) -> Any:
     recorder = _active.get()
     if recorder is None:
@@ -319,6 +329,7 @@ def _decide_or_describe(description: Description) -> Any:
     if description.label is None:
         raise SpaceError(
             f"{description!r} inside a model has no label",
+            where=_caller(),
             fix='name it: rt.choice([...], label="width")',
         )
     return recorder.ask(description.label, description)
@@ -333,6 +344,11 @@ class FrozenRecorder(Recorder):
 
     def __init__(self, decisions: Mapping[str, Any]) -> None:
         super().__init__(_no_chooser)
+        if not isinstance(decisions, Mapping):
+            raise SpaceError(
+                f"decisions are given as a {type(decisions).__name__}",
+                fix="give a dict of label -> value, such as candidate.decisions",
+            )
         self._given = dict(decisions)
 
     def check_all_asked(self) -> None:
@@ -353,13 +369,14 @@ class FrozenRecorder(Recorder):
             raise SpaceError(
                 f"decision {label!r} is missing",
                 where=f"options: {description!r}",
-                fix=f"add it; given were {sorted(self._given)}",
+                fix=f"add it; given were {sorted(map(str, self._given))}",
             )
-        given = self._given[label]
+        given = _as_tuples(self._given[label])
         if description.options is None:
             return check_raw(label, description.domain, given)
         for index, option in enumerate(description.options):
-            if type(option) is type(given) and _equal(option, given):
+            plain = _as_tuples(option)
+            if type(plain) is type(given) and _equal(plain, given):
                 return index
         shown = [show(o) for o in description.options]
         if show(given) in shown:
@@ -373,6 +390,11 @@ class FrozenRecorder(Recorder):
 
 def _no_chooser(_label: str, _domain: Domain) -> Raw:
     raise AssertionError("frozen decisions are never chosen")
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists as tuples: JSON, in which results are kept, does not tell them apart."""
+    return tuple(_as_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -96,7 +96,7 @@ class LayerChoice(Placeholder):
 
     def __init__(
         self,
-        options: Sequence[Any] | Mapping[str, Any],
+        options: Sequence[Any] | Mapping[Any, Any],
         label: str | None = None,
     ) -> None:
         super().__init__()
@@ -241,11 +241,20 @@ class Repeat(Placeholder):
     ) -> None:
         super().__init__()
         self.label = label
-        depths = (
-            list(range(depth[0], depth[1] + 1))
-            if isinstance(depth, tuple) and len(depth) == 2
-            else list(depth)
-        )
+        if not isinstance(depth, Sequence) or not all(isinstance(d, int) for d in depth):
+            raise SpaceError(
+                f"Repeat has depth {depth!r}",
+                where=f"choice {label!r}" if label else None,
+                fix="give (low, high), both included, or a list of depths",
+            )
+        is_range = isinstance(depth, tuple) and len(depth) == 2
+        depths = list(range(depth[0], depth[1] + 1)) if is_range else list(depth)
+        if is_range and not depths:
+            raise SpaceError(
+                f"Repeat has depths from {depth[0]} to {depth[1]}, which are none",
+                where=f"choice {label!r}" if label else None,
+                fix="give the lower depth first",
+            )
         describe_options(depths, label)
         if min(depths) < 0 or len(set(depths)) != len(depths):
             raise SpaceError(

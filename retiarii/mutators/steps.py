@@ -6,10 +6,8 @@ A step asks its choices and edits the graph. What remains to be done after some 
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -17,9 +15,10 @@ from retiarii.errors import GraphError, InfeasibleError, RetiariiError, ShapeErr
 from retiarii.ir.editing import replace_results
 from retiarii.ir.graph import Graph, Pattern
 from retiarii.ir.node import Node
-from retiarii.mutators.choice import Decision, Recorder
+from retiarii.mutators.choice import Decision, Recorder, show
 from retiarii.mutators.layers import Placeholder
 from retiarii.mutators.mutator import Application, Mutator, applying
+from retiarii.user_code import defined_at, users_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +131,16 @@ class Plan:
         try:
             with graph.edits(), applying(Application(recorder, scope)), torch.device("meta"):
                 applied.mutator.mutate(graph, Node(graph, step.node))
-        except InfeasibleError:
-            raise
+        except InfeasibleError as error:
+            if error.where is not None:
+                raise
+            raise _infeasible(error, who, recorder, users_line(error)) from error
         except GraphError as error:
             raise _infeasible(error, who, recorder) from error
         except RetiariiError:
             raise
-        except Exception as error:
-            place = _last_line(error)
+        except (Exception, SystemExit) as error:
+            place = users_line(error) or defined_at(type(applied.mutator))
             raise InfeasibleError(
                 f"{who} raised {type(error).__name__}: {error}",
                 where=f"{place}, decisions {_shown(recorder.decisions)}",
@@ -147,11 +148,13 @@ class Plan:
             ) from error
 
 
-def _infeasible(error: RetiariiError, who: str, recorder: Recorder) -> InfeasibleError:
+def _infeasible(
+    error: RetiariiError, who: str, recorder: Recorder, place: str | None = None
+) -> InfeasibleError:
     return InfeasibleError(
         f"{who}: {error.cause}",
-        where=f"{error.where or 'the edit'}; decisions {_shown(recorder.decisions)}",
-        fix=error.fix,
+        where=f"{place or error.where or 'the edit'}; decisions {_shown(recorder.decisions)}",
+        fix=error.fix or "give the mutator other options, or let the search skip these",
     )
 
 
@@ -159,20 +162,16 @@ def _shown(decisions: tuple[Decision, ...]) -> str:
     return "{" + ", ".join(f"{d.label}: {d.shown}" for d in decisions) + "}"
 
 
-def _last_line(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    others = (str(Path(__file__).parent.parent), str(Path(traceback.__file__).parent))
-    own = [f for f in frames if not f.filename.startswith(others)]
-    frame = (own or list(frames))[-1]
-    return f"{frame.filename}:{frame.lineno}"
-
-
 def check_targets(graph: Graph, applied: Applied) -> None:
-    """Raises SpaceError when a target names nothing that the base graph has."""
+    """Raises SpaceError when a target matches nothing that the base graph has."""
     target = applied.target
-    if isinstance(target, str) and not graph.names_matching(target):
-        raise SpaceError(
-            f"no node matches the target {target!r} of mutator {applied.name}",
-            where=f"apply_mutator({target!r}, {applied.name}())",
-            fix=graph.suggest(target),
-        )
+    if graph.names_matching(target):
+        return
+    shown = repr(target) if isinstance(target, str) else show(target)
+    raise SpaceError(
+        f"no node matches the target {shown} of mutator {applied.name}",
+        where=defined_at(target) if callable(target) else f"apply_mutator({shown}, ...)",
+        fix=graph.suggest(target)
+        if isinstance(target, str)
+        else "look at the names and ops: retiarii inspect, or print(space.graph)",
+    )

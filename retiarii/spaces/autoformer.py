@@ -52,7 +52,7 @@ def decisions_autoformer(
     """Decisions for a network with these heads and MLP ratios, layer by layer."""
     made: dict[str, Any] = {"width": width, "depth": len(heads)}
     for i, (count, ratio) in enumerate(zip(heads, ratios, strict=True)):
-        made[f"layer{i}/heads"], made[f"layer{i}/ratio"] = count, ratio
+        made[f"layer{i}/heads"], made[f"layer{i}/ratio"] = count, round(100 * ratio)
     return made
 
 
@@ -94,17 +94,21 @@ class _Trunk(nn.Module):
     ) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, width, patch, patch)
-        self.token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.zeros(1, (size // patch) ** 2 + 1, width))
+        # Candidates begin with these values: raw parameters have no initialiser to run again.
+        source = torch.Generator().manual_seed(0)
+        rows = torch.empty(1, (size // patch) ** 2 + 2, width, device="cpu")
+        rows.normal_(0.0, 0.02, generator=source)
+        self.token = nn.Parameter(rows[:, :1].clone())
+        self.positions = nn.Parameter(rows[:, 1:].clone())
 
         def layer(i: int) -> nn.Module:
             return nn.Sequential(
                 LayerChoice(
-                    {str(n): _Attention(width, n, head_width) for n in of.heads},
+                    {n: _Attention(width, n, head_width) for n in of.heads},
                     label=f"layer{i}/heads",
                 ),
                 LayerChoice(
-                    {f"{r:g}".replace(".", "_"): _Feed(width, r) for r in of.ratios},
+                    {round(100 * r): _Feed(width, r) for r in of.ratios},
                     label=f"layer{i}/ratio",
                 ),
             )
@@ -131,7 +135,7 @@ def autoformer(
 ) -> ModelSpace:
     """The space of AutoFormer (Chen, Peng, Fu and Ling, ICCV 2021).
 
-    Layers beyond the chosen depth ask nothing. As the released code has it, the widths of queries,
+    Layers beyond the chosen depth ask nothing; MLP ratios are in percent. As the released code has it, the widths of queries,
     keys and values follow from the number of heads. Relative position embeddings are left out.
 
     Size: `SuperNetwork.size`. Base has 3 * (9^14 + 9^15 + 9^16) = 6.2 * 10^15 networks. The paper
@@ -151,7 +155,7 @@ def autoformer(
     given = SUPER_NETWORKS[of] if isinstance(of, str) else of
     with torch.device("meta"):
         trunks = {
-            str(width): _Trunk(given, width, classes, input_size, patch, head_width)
+            width: _Trunk(given, width, classes, input_size, patch, head_width)
             for width in given.widths
         }
         net = nn.Sequential(LayerChoice(trunks, label="width"))

@@ -133,9 +133,7 @@ def topologies(vertices: int, max_edges: int = MAX_EDGES) -> tuple[Matrix, ...]:
             code |= present[:, i, j].astype(np.uint64) << bit
         least = np.minimum(least, code)
     _, first = np.unique(least, return_index=True)
-    return tuple(
-        tuple(tuple(int(x) for x in row) for row in matrix) for matrix in present[first]
-    )
+    return tuple(tuple(tuple(int(x) for x in row) for row in matrix) for matrix in present[first])
 
 
 def _mixed(x: _Bits) -> _Bits:

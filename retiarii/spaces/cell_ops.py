@@ -32,9 +32,7 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(x)
-        made: torch.Tensor = self.norm(
-            torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1)
-        )
+        made: torch.Tensor = self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))
         return made
 
 

@@ -96,7 +96,9 @@ class _Network(nn.Module):
     ) -> None:
         super().__init__()
         stem = 3 * channels
-        self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem)
+        )
         before, last, reduced = stem, stem, False
         self.fit0, self.fit1, self.cells = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i in range(cells):

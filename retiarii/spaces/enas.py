@@ -160,6 +160,9 @@ def enas_macro(
     for one in (space, space.counted):
         for (source, target), node in net.sources.items():
             one.apply_mutator(
-                f"skips.{target}.{source + 1}", _Skip(node), shared=True, name=f"skip{source}_{target}"
+                f"skips.{target}.{source + 1}",
+                _Skip(node),
+                shared=True,
+                name=f"skip{source}_{target}",
             )
     return space.apply_mutator("head.0", _Release(f"norms.{layers - 1}"))

@@ -55,7 +55,7 @@ class _CellMutator(Mutator):
     """Asks for one cell, and puts it in all places.
 
     Args:
-        places: node -> output channels; identities that the cells replace.
+        places: node -> output channels; what the cells replace.
     """
 
     def __init__(self, places: Mapping[str, int], vertices: int, max_edges: int) -> None:
@@ -67,9 +67,7 @@ class _CellMutator(Mutator):
         matrix = [[0] * self.vertices for _ in range(self.vertices)]
         for i, j in edges_of(self.vertices):
             matrix[i][j] = int(self.choice([False, True], label=f"edge{i}{j}"))
-        chosen = [
-            self.choice(OPERATIONS, label=f"op{i}") for i in range(1, self.vertices - 1)
-        ]
+        chosen = [self.choice(OPERATIONS, label=f"op{i}") for i in range(1, self.vertices - 1)]
         cell = pruned(tuple(map(tuple, matrix)), chosen)
         if cell is None:
             raise InfeasibleError(
@@ -109,7 +107,9 @@ def _build(
             total = graph.insert(torch.add, total, value, name=f"{name}.sum{v}")
         kind = operations[v - 1]
         made[v] = (
-            graph.insert(nn.MaxPool2d, total, kernel_size=3, stride=1, padding=1, name=f"{name}.op{v}")
+            graph.insert(
+                nn.MaxPool2d, total, kernel_size=3, stride=1, padding=1, name=f"{name}.op{v}"
+            )
             if kind == "maxpool3x3"
             else conv(total, channels[v], 1 if kind == "conv1x1" else 3, f"op{v}")
         )
@@ -177,20 +177,20 @@ def nas_bench_101(
         vertices: of a cell before pruning, input and output included.
         max_edges: of a cell after pruning.
     """
-    layers: dict[str, nn.Module] = {"stem": conv_norm(3, channels, 3)}
     places: dict[str, int] = {}
-    for stack in range(stacks):
-        if stack:
-            layers[f"down{stack}"] = nn.MaxPool2d(2)
-            channels *= 2
-        for i in range(cells):
-            layers[f"cell{stack}_{i}"] = nn.Identity()
-            places[f"cell{stack}_{i}"] = channels
-    head = nn.Sequential(*pooled_head(channels, classes))
     net = nn.Sequential()
-    for name, layer in layers.items():
-        net.add_module(name, layer)
-    net.add_module("head", head)
+    with torch.device("meta"):
+        net.add_module("stem", conv_norm(3, channels, 3))
+        inputs = channels
+        for stack in range(stacks):
+            if stack:
+                net.add_module(f"down{stack}", nn.MaxPool2d(2))
+                channels *= 2
+            for i in range(cells):
+                # A cell takes its place.
+                net.add_module(f"cell{stack}_{i}", nn.Conv2d(inputs, channels, 1))
+                places[f"cell{stack}_{i}"] = inputs = channels
+        net.add_module("head", nn.Sequential(*pooled_head(channels, classes)))
     space = _Space(net, torch.zeros(2, 3, input_size, input_size))
     space.vertices, space.max_edges = vertices, max_edges
     return space.apply_mutator(

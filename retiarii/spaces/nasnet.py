@@ -108,7 +108,11 @@ def cell_size(blocks: int = 5, operations: int = 13) -> int:
 
 
 class _Cell(nn.Module):
-    """``blocks`` blocks; until `_Join` has run, all states are concatenated."""
+    """``blocks`` blocks; until `_Join` has run, all states are concatenated.
+
+    With ``held``, all that may be chosen stays in the graph whatever is: then no choice can be
+    seen from another, and counting multiplies.
+    """
 
     def __init__(
         self,
@@ -118,9 +122,12 @@ class _Cell(nn.Module):
         size: int,
         reduces: bool,
         label: str,
+        held: bool = False,
     ) -> None:
         super().__init__()
+        self.held = held
         self.inputs, self.layers = nn.ModuleList(), nn.ModuleList()
+        self.marks = nn.ModuleList()
         for i in range(2 * blocks):
             place = f"{i // 2}_{i % 2}"
             self.inputs.append(InputChoice(2 + i // 2, 1, label=f"{label}/input{place}"))
@@ -129,6 +136,8 @@ class _Cell(nn.Module):
                 for name, operation in operations.items()
             }
             self.layers.append(LayerChoice(options, label=f"{label}/op{place}"))
+            marks = (nn.Identity() for _ in range(2 + i // 2 if held else 0))
+            self.marks.append(nn.ModuleList(marks))
         # They mark the cell's inputs for `_Join`.
         self.keep0, self.keep1 = (
             nn.MaxPool2d(1, 2) if reduces else nn.Identity() for _ in range(2)
@@ -136,11 +145,21 @@ class _Cell(nn.Module):
         self.join = _Concat()
 
     def forward(self, before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        states = [before, last]
+        states, kept = [before, last], []
         for i in range(0, len(self.inputs), 2):
-            pair = [self.layers[j](self.inputs[j](states)) for j in (i, i + 1)]
+            pair = []
+            for j in (i, i + 1):
+                read = states
+                marks = self.marks[j]
+                assert isinstance(marks, nn.ModuleList)
+                if self.held:
+                    read = [mark(s) for mark, s in zip(marks, states, strict=True)]
+                    kept += read
+                pair.append(self.layers[j](self.inputs[j](read)))
             states.append(pair[0] + pair[1])
         made: torch.Tensor = self.join(self.keep0(before), self.keep1(last), *states[2:])
+        for state in kept:
+            made = made + 0.0 * state.mean()
         return made
 
 
@@ -174,7 +193,7 @@ class _Join(Mutator):
 
 
 class _Space(ModelSpace):
-    """Counted without `_Join`, which asks nothing and always succeeds."""
+    """Counted on a network of fewer cells and without `_Join`, which asks nothing."""
 
     counted: ModelSpace
 
@@ -194,9 +213,12 @@ class _Network(nn.Module):
         blocks: int,
         classes: int,
         size: int,
+        held: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem)
+        )
         self.fit0, self.fit1, self.cells = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         before, last, reduced = stem, stem, False
         for i in range(stages * (repeats + 1) - 1):
@@ -206,7 +228,7 @@ class _Network(nn.Module):
             self.fit0.append((FactorizedReduce if reduced else relu_conv)(before, channels))
             self.fit1.append(relu_conv(last, channels))
             self.cells.append(
-                _Cell(operations, blocks, channels, size, reduces, kinds[1 if reduces else 0])
+                _Cell(operations, blocks, channels, size, reduces, kinds[1 if reduces else 0], held)
             )
             before, last, reduced = last, (blocks + 2) * channels, reduces
         self.head = nn.Sequential(nn.ReLU(), *pooled_head(last, classes))
@@ -219,10 +241,25 @@ class _Network(nn.Module):
         return made
 
 
-def _space(net: nn.Module, input_size: int, always_previous: bool) -> ModelSpace:
-    example = torch.zeros(2, 3, input_size, input_size)
-    space = _Space(net, example)
-    space.counted = ModelSpace(net, example)
+def _space(
+    kinds: tuple[str, str],
+    operations: Mapping[str, Operation],
+    channels: int,
+    repeats: int,
+    stages: int,
+    blocks: int,
+    classes: int,
+    size: int,
+    always_previous: bool = False,
+) -> ModelSpace:
+    with torch.device("meta"):
+        stem = 3 * channels
+        net = _Network(operations, kinds, stem, channels, repeats, stages, blocks, classes, size)
+        # One cell of each kind that the network has asks all that there is to ask.
+        least = (min(repeats, 1), min(stages, 2))
+        small = _Network(operations, kinds, 2, 2, *least, blocks, 2, 8, held=True)
+    space = _Space(net, torch.zeros(2, 3, size, size))
+    space.counted = ModelSpace(small, torch.zeros(2, 3, 8, 8))
     return space.apply_mutator("cells.*.join*", _Join(always_previous))
 
 
@@ -261,19 +298,17 @@ def nasnet(
         operations: name -> (channels, stride) -> layer.
         always_previous: normal cells return their older input whether or not it was read.
     """
-    with torch.device("meta"):
-        net = _Network(
-            operations,
-            ("normal", "reduce"),
-            3 * channels,
-            channels,
-            repeats,
-            stages,
-            blocks,
-            classes,
-            input_size,
-        )
-    return _space(net, input_size, always_previous)
+    return _space(
+        ("normal", "reduce"),
+        operations,
+        channels,
+        repeats,
+        stages,
+        blocks,
+        classes,
+        input_size,
+        always_previous,
+    )
 
 
 def pnas(
@@ -303,16 +338,6 @@ def pnas(
         blocks: of a cell; the paper's search begins with 1.
         operations: name -> (channels, stride) -> layer.
     """
-    with torch.device("meta"):
-        net = _Network(
-            operations,
-            ("cell", "cell"),
-            3 * channels,
-            channels,
-            repeats,
-            stages,
-            blocks,
-            classes,
-            input_size,
-        )
-    return _space(net, input_size, False)
+    return _space(
+        ("cell", "cell"), operations, channels, repeats, stages, blocks, classes, input_size
+    )

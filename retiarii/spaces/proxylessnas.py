@@ -20,7 +20,29 @@ PROXYLESS_MOBILE: Mapping[str, str] = MappingProxyType(
     {
         f"block{i}": kind
         for i, kind in enumerate(
-            ["k5e3", "k3e3", "zero", "zero", "k7e3", "k3e3", "k5e3", "k5e3", "k7e6", "k5e3", "k5e3", "k5e3", "k5e6", "k5e3", "k5e3", "k5e3", "k7e6", "k7e6", "k7e3", "k7e3", "k7e6"]
+            [
+                "k5e3",
+                "k3e3",
+                "zero",
+                "zero",
+                "k7e3",
+                "k3e3",
+                "k5e3",
+                "k5e3",
+                "k7e6",
+                "k5e3",
+                "k5e3",
+                "k5e3",
+                "k5e6",
+                "k5e3",
+                "k5e3",
+                "k5e3",
+                "k7e6",
+                "k7e6",
+                "k7e3",
+                "k7e3",
+                "k7e6",
+            ]
         )
     }
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.errors import EvaluatorError, RetiariiError, TrialError
 from retiarii.training.events import Failed, Finished, Reported, Started, TrialEvent
+from retiarii.user_code import users_line
 
 if TYPE_CHECKING:
     from torch import nn
-
-_NOT_THE_USERS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
 
 
 class Channel(Protocol):
@@ -194,15 +192,5 @@ def describe_error(error: Exception) -> str:
         return str(error)
     text = str(error)
     cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    own = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
-    return f"{cause}\n  at: {own[-1].filename}:{own[-1].lineno}" if own else cause
-
-
-def _is_users(file: str) -> bool:
-    """Whether a file is neither ours nor of the environment: what the user wrote."""
-    if file.startswith("<"):
-        return False
-    path = Path(file)
-    return "site-packages" not in path.parts and not any(
-        path.is_relative_to(home) for home in _NOT_THE_USERS
-    )
+    place = users_line(error)
+    return f"{cause}\n  at: {place}" if place else cause

@@ -56,7 +56,7 @@ def test_bar_on_a_terminal_leaves_only_failures_behind() -> None:
     console = Console(file=text, width=150, force_terminal=True, legacy_windows=False)
     with watching("accuracy", console) as watch:
         watch(progress("begin", 0, resumed=0))
-        while "starting" not in text.getvalue().partition("0/10")[2]:  # worker processes take their time
+        while "starting" not in text.getvalue().partition("0/10")[2]:
             time.sleep(0.01)
         watch(progress("begin", 2))
         watch(

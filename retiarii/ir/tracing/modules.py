@@ -295,9 +295,9 @@ class ModuleCalls:
 
 def _bound(spec: OpSpec, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
     """`bind_call`, quickly where a layer is called on one tensor."""
-    if len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor):
-        if not spec.variadic and spec.normalise is None and spec.forward[:1] == spec.operands[:1]:
-            return [args[0]], {}
+    leading = spec.normalise is None and spec.forward[:1] == spec.operands[:1]
+    if leading and len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor):
+        return [args[0]], {}
     return bind_call(spec, args, kwargs)
 
 
