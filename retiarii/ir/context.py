@@ -72,5 +72,7 @@ class GraphContext:
     frozen: frozenset[str] = frozenset()
     types: TypeCache = field(default_factory=TypeCache)
     completed: dict[tuple[str, Attrs], Attrs] = field(default_factory=dict)
-    layers: MutableMapping[nn.Module, Attrs] = field(default_factory=WeakKeyDictionary)
+    layers: MutableMapping[nn.Module, tuple[tuple[str, str, Attrs], ...] | None] = field(
+        default_factory=WeakKeyDictionary
+    )
     parsed: MutableMapping[nn.Module, dict[Any, Graph]] = field(default_factory=WeakKeyDictionary)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from retiarii.errors import GraphError, RetiariiError
 from retiarii.ir.context import GraphContext
+from retiarii.ir.edit_scope import EditScope
 from retiarii.ir.faces import Faces
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.reads import NoReads
 from retiarii.ir.rewrites import Rewrites
 from retiarii.ir.structure import Structure
-from retiarii.ir.transaction import Transaction
 from retiarii.ir.types import Ref
 from retiarii.user_code import defined_at, users_line
 
@@ -225,47 +224,17 @@ class Graph(Structure, Faces, Rewrites):
         with self._edit():
             editing.rewire(self, node, input_index, value)
 
-    @contextmanager
-    def edits(self) -> Iterator[Graph]:
+    def edits(self) -> EditScope:
         """Several edits as one: shapes settle at its end, and any error undoes all of them.
 
         Between two edits that only together make shapes fit, this is what is needed. At its end,
         nodes that the edits left without users are dropped.
         """
-        if self._transaction is not None:
-            with self._edit():
-                yield self
-            return
-        with self._transact(single=False):
-            yield self
+        return EditScope(self, single=False)
 
-    @contextmanager
-    def _transact(self, single: bool) -> Iterator[None]:
-        transaction = self._transaction = Transaction(self, single=single)
-        try:
-            yield
-            transaction.prune()
-            transaction.settle(strict=True)
-        except BaseException:
-            transaction.roll_back()
-            raise
-        finally:
-            self._transaction = None
-
-    @contextmanager
-    def _edit(self) -> Iterator[None]:
-        """One public edit: a transaction of its own, or a part of the one under way."""
-        transaction = self._transaction
-        if transaction is None:
-            with self._transact(single=True):
-                yield
-            return
-        mark = transaction.mark()
-        try:
-            yield
-        except BaseException:
-            transaction.roll_back(mark)
-            raise
+    def _edit(self) -> EditScope:
+        """One public edit."""
+        return EditScope(self, single=True)
 
     def __repr__(self) -> str:
         return f"<Graph of {len(self)} nodes>"

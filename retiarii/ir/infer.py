@@ -59,11 +59,15 @@ class TypeCache:
         notes: room for other facts that hold for an (op, attributes), such as its canonical label.
     """
 
-    __slots__ = ("batch", "calls", "layers", "notes", "states")
+    __slots__ = ("batch", "calls", "fitted", "layers", "notes", "states")
 
     def __init__(self, batch: int = 1) -> None:
         self.batch = batch
         self.calls: dict[tuple[str, Attrs, tuple[TensorType, ...]], Inferred] = {}
+        # An inserted node's (op, attributes, input types) -> what it becomes, resized.
+        self.fitted: dict[
+            tuple[str, Attrs, tuple[TensorType, ...]], tuple[Attrs, tuple[TensorType, ...], Any]
+        ] = {}
         self.layers: dict[tuple[str, Attrs], nn.Module] = {}
         self.states: dict[tuple[str, Attrs], Mapping[str, StateSpec]] = {}
         self.notes: dict[Any, Any] = {}

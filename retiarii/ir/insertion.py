@@ -19,6 +19,8 @@ from retiarii.ir.types import Attrs, Operand, Ref, Result, TensorType, map_leave
 if TYPE_CHECKING:
     from retiarii.ir.graph import Graph
 
+Layers = tuple[tuple[str, str, Attrs], ...]
+
 
 def insert(
     graph: Graph,
@@ -53,20 +55,22 @@ def insert_module(
     Args:
         fresh: its parameters are new; else they are the parsed model's, at that path.
     """
-    if isinstance(what, nn.Module):
-        op = module_op(type(what))
-        if op is not None:
-            refs = tuple(ref for value in _flat(inputs) for ref in own_refs(graph, value))
-            attrs = module_attrs(what) if fresh else _kept_attrs(graph, what)
-            node = _add(graph, op, refs, attrs, name, path=True, fresh=fresh)
-            return own_refs(graph, node)
-        if not fresh and hasattr(what, "opaque_reason"):
-            return _hold(graph, what, inputs, name)
-        if type(what) is nn.Sequential and len(inputs) == 1 and len(what):
-            for child_name, child in what.named_children():
-                refs = insert_module(graph, child, inputs, f"{name}.{child_name}", fresh=fresh)
-                inputs = tuple(Value(graph, ref.node, ref.index) for ref in refs)
-            return refs
+    if not isinstance(what, nn.Module):
+        return _splice(graph, what, inputs, name, fresh)
+    layers = _layers(what) if fresh else _kept_layers(graph, what)
+    if layers is not None:
+        refs = tuple(ref for value in _flat(inputs) for ref in own_refs(graph, value))
+        for suffix, op, attrs in layers:
+            node = _add(graph, op, refs, attrs, f"{name}{suffix}", path=True, fresh=fresh)
+            refs = own_refs(graph, node)
+        return refs
+    if not fresh and hasattr(what, "opaque_reason"):
+        return _hold(graph, what, inputs, name)
+    if type(what) is nn.Sequential and len(inputs) == 1 and len(what):
+        for child_name, child in what.named_children():
+            refs = insert_module(graph, child, inputs, f"{name}.{child_name}", fresh=fresh)
+            inputs = tuple(Value(graph, ref.node, ref.index) for ref in refs)
+        return refs
     return _splice(graph, what, inputs, name, fresh)
 
 
@@ -87,12 +91,28 @@ def _result(graph: Graph, refs: tuple[Ref, ...], name: str) -> Node:
     return Node(graph, refs[0].node)
 
 
-def _kept_attrs(graph: Graph, module: nn.Module) -> Attrs:
-    """The arguments of a part of the parsed model, which never change."""
-    attrs = graph.context.layers.get(module)
-    if attrs is None:
-        attrs = graph.context.layers[module] = module_attrs(module)
-    return attrs
+def _layers(module: nn.Module) -> Layers | None:
+    """A layer, or a chain of layers, as (suffix of its name, op, arguments); else ``None``."""
+    op = module_op(type(module))
+    if op is not None:
+        return (("", op, module_attrs(module)),)
+    if type(module) is not nn.Sequential or not len(module):
+        return None
+    chain: list[tuple[str, str, Attrs]] = []
+    for name, child in module.named_children():
+        layers = _layers(child)
+        if layers is None:
+            return None
+        chain += [(f".{name}{suffix}", op, attrs) for suffix, op, attrs in layers]
+    return tuple(chain)
+
+
+def _kept_layers(graph: Graph, module: nn.Module) -> Layers | None:
+    """`_layers` of a part of the parsed model, which never changes."""
+    kept = graph.context.layers
+    if module not in kept:
+        kept[module] = _layers(module)
+    return kept[module]
 
 
 def default_name(what: Any) -> str:
@@ -188,18 +208,24 @@ def _add(
     name = graph.free_name(name)
     for ref in refs:
         graph.reads.note("types", ref.node)
-    record = NodeRecord(name, op, refs, attrs, path=name if path else None, fresh=fresh)
     graph.settle()
+    record = NodeRecord(name, op, refs, attrs, path=name if path else None, fresh=fresh)
     kinds = graph.input_types(record)
-    try:
-        attrs = resize(record, kinds)
-        types, result = infer(op, attrs, kinds, graph.context.types)
-    except ShapeError as error:
-        shown = ", ".join(f"{ref.node} {t}" for ref, t in zip(refs, kinds, strict=True))
-        raise ShapeError(
-            error.cause, where=f"inserting {name!r}, inputs {shown}", fix=error.fix
-        ) from None
-    graph.add(record.with_(attrs=attrs, types=types, result=result))
+    fitted = graph.context.types.fitted
+    fit = fitted.get((op, attrs, kinds))
+    if fit is None:
+        try:
+            sized = resize(record, kinds)
+            fit = sized, *infer(op, sized, kinds, graph.context.types)
+        except ShapeError as error:
+            shown = ", ".join(f"{ref.node} {t}" for ref, t in zip(refs, kinds, strict=True))
+            inputs = f"inputs {shown}" if shown else "without inputs"
+            raise ShapeError(
+                error.cause, where=f"inserting {name!r}, {inputs}", fix=error.fix
+            ) from None
+        fitted[op, attrs, kinds] = fit
+    sized, types, result = fit
+    graph.add(record.with_(attrs=sized, types=types, result=result))
     graph.transaction.added(name)
     return Node(graph, name)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from retiarii.ir.edges import Edge
+    from retiarii.ir.edit_scope import EditScope
     from retiarii.ir.graph import Graph
     from retiarii.ir.matching import Match
     from retiarii.ir.node import Node, Value
@@ -18,7 +18,7 @@ class Rewrites:
 
     __slots__ = ()
 
-    def _editing(self) -> tuple[Graph, AbstractContextManager[None]]:
+    def _editing(self) -> tuple[Graph, EditScope]:
         graph = cast("Graph", self)
         return graph, graph._edit()
 

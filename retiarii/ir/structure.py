@@ -32,7 +32,7 @@ class Structure:
         self._inputs: tuple[str, ...] = ()
         self._twins: Mapping[str, tuple[str, ...]] = {}
         self._suffix: dict[str, int] = {}
-        self._transaction: Transaction | None = None
+        self.under_edit: Transaction | None = None
 
     def _copy_to(self, twin: Structure) -> None:
         twin.order = self.order.copy()
@@ -101,8 +101,8 @@ class Structure:
 
     def settle(self) -> None:
         """Infers what edits under way made stale; shapes that do not fit stay as they were."""
-        if self._transaction is not None and self._transaction.unsettled:
-            self._transaction.settle(strict=False)
+        if self.under_edit is not None and self.under_edit.unsettled:
+            self.under_edit.settle(strict=False)
 
     def settled(self, name: str) -> NodeRecord:
         """The record, with types that are up to date."""
@@ -112,8 +112,8 @@ class Structure:
     @property
     def transaction(self) -> Transaction:
         """The edit under way (for the functions that make up edits)."""
-        assert self._transaction is not None
-        return self._transaction
+        assert self.under_edit is not None
+        return self.under_edit
 
     # --- the steps that edits are made of; each can be undone ---------------------------------
 

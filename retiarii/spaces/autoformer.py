@@ -34,7 +34,7 @@ class SuperNetwork:
     def size(self) -> int:
         """The number of networks: widths * sum over depths d of (heads * ratios)^d."""
         layer = len(self.heads) * len(self.ratios)
-        return len(self.widths) * sum(layer**depth for depth in self.depths)
+        return len(self.widths) * sum(int(layer**depth) for depth in self.depths)
 
 
 SUPER_NETWORKS: Mapping[str, SuperNetwork] = MappingProxyType(
@@ -135,15 +135,17 @@ def autoformer(
 ) -> ModelSpace:
     """The space of AutoFormer (Chen, Peng, Fu and Ling, ICCV 2021).
 
-    Layers beyond the chosen depth ask nothing; MLP ratios are in percent. As the released code has it, the widths of queries,
-    keys and values follow from the number of heads. Relative position embeddings are left out.
+    Layers beyond the chosen depth ask nothing; MLP ratios are in percent. As the released code
+    has it, the widths of queries, keys and values follow from the number of heads. Relative
+    position embeddings are left out.
 
     Size: `SuperNetwork.size`. Base has 3 * (9^14 + 9^15 + 9^16) = 6.2 * 10^15 networks. The paper
     says "more than 1.7 * 10^16" for all its spaces, which is 3 * 3 * 9^16 = 9^17: it counts
     choices of layers that are not there.
 
-    Reference: the paper prints the range of parameters of each super network: tiny 4 M to 9 M,
-    small 14 M to 34 M, base 42 M to 75 M; our smallest and largest networks round to them.
+    Reference: the paper prints ranges of parameters: tiny 4 M to 9 M, small 14 M to 34 M, base
+    42 M to 75 M. Ours are 5.3 M to 10.4 M, 13.0 M to 34.7 M and 39.7 M to 76.8 M: the options that
+    it prints allow no tiny network of 4 M, so that its ranges are those of networks that it drew.
 
     Args:
         of: ``"tiny"``, ``"small"``, ``"base"``, or what else may be chosen.

@@ -63,7 +63,7 @@ class _CellMutator(Mutator):
         self.vertices = vertices
         self.max_edges = max_edges
 
-    def mutate(self, graph: Graph, target: Node) -> None:
+    def mutate(self, graph: Graph, target: Node) -> None:  # noqa: ARG002
         matrix = [[0] * self.vertices for _ in range(self.vertices)]
         for i, j in edges_of(self.vertices):
             matrix[i][j] = int(self.choice([False, True], label=f"edge{i}{j}"))
@@ -82,8 +82,7 @@ class _CellMutator(Mutator):
                 fix="leave edges out",
             )
         for name, outputs in self.places.items():
-            place = graph.node(name)
-            _build(graph, place, outputs, *cell)
+            _build(graph, graph.node(name), outputs, *cell)
 
 
 def _build(

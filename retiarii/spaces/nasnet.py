@@ -104,7 +104,7 @@ NASNET_A: Mapping[str, Any] = MappingProxyType(
 
 def cell_size(blocks: int = 5, operations: int = 13) -> int:
     """Cells of ordered pairs: prod_{b=1..blocks} (b + 1)^2 * operations^2."""
-    return factorial(blocks + 1) ** 2 * operations ** (2 * blocks)
+    return int(factorial(blocks + 1) ** 2 * operations ** (2 * blocks))
 
 
 class _Cell(nn.Module):

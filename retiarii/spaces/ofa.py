@@ -40,9 +40,8 @@ def ofa_mobilenet_v3(
     Size: ((3*3)^2 + (3*3)^3 + (3*3)^4)^5 = 7371^5 = 2.2 * 10^19, "about 2 * 10^19" as published
     (for one input resolution).
 
-    Reference: none is printed with its decisions; the largest network of the released super
-    network at width 1.0 has 7.66 M parameters. Weights are not shared: each candidate is trained
-    for itself.
+    Reference: the paper prints none with its decisions. Our largest network at width 1.0 has
+    7,664,760 parameters. Weights are not shared: each candidate is trained for itself.
 
     Args:
         classes: of the classifier.

@@ -28,9 +28,19 @@ class _Rate(Mutator):
         graph.update(target, p=self.choice(self.rates, label="rate"))
 
 
+class _Width(Mutator):
+    """Output columns of a linear layer; what reads them follows."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        self.widths = tuple(widths)
+
+    def mutate(self, graph: Graph, target: Node) -> None:
+        graph.update(target, out_features=self.choice(self.widths, label="features"))
+
+
 def mlp_size(widths: int, depths: Sequence[int], dropouts: int) -> int:
     """``dropouts * sum over depths d of widths^min(d, 3)``."""
-    return dropouts * sum(widths ** min(depth, 3) for depth in depths)
+    return dropouts * sum(int(widths ** min(depth, 3)) for depth in depths)
 
 
 def tabular_mlp(
@@ -63,8 +73,7 @@ def tabular_mlp(
         net = nn.Sequential()
         for i, place in enumerate(places):
             read = features if i == 0 else widths[0]
-            options = {w: nn.Linear(read, w) for w in widths}
-            net.add_module(f"linear{i}", LayerChoice(options, label=f"width/{place}"))
+            net.add_module(f"{place}{i}", nn.Linear(read, widths[0]))
             net.add_module(f"relu{i}", nn.ReLU())
             net.add_module(f"drop{i}", nn.Dropout())
         return net
@@ -74,6 +83,8 @@ def tabular_mlp(
             LayerChoice({d: stack(d) for d in depths}, label="depth"), nn.Linear(widths[0], outputs)
         )
     space = ModelSpace(net, torch.zeros(2, features))
+    for place in ("first", "middle", "last"):
+        space.apply_mutator(f"*.{place}*", _Width(widths), shared=True, name=f"width/{place}")
     return space.apply_mutator("*.drop*", _Rate(dropouts), shared=True, name="dropout")
 
 
