@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from retiarii import spaces
     from retiarii.errors import InfeasibleError, RetiariiError
     from retiarii.experiment import Experiment
+    from retiarii.ir.edit.matching import Match
+    from retiarii.ir.edit.patterns import wildcard
     from retiarii.ir.graph import Graph
-    from retiarii.ir.matching import Match
     from retiarii.ir.node import Node, Value
     from retiarii.ir.parse import parse
-    from retiarii.ir.patterns import wildcard
     from retiarii.mutators.choice import ValueChoice, choice, loguniform, randint, uniform
     from retiarii.mutators.growth import Net2Deeper, Net2Wider, deepen, widen
     from retiarii.mutators.layers import Cell, InputChoice, LayerChoice, Repeat
@@ -94,10 +94,10 @@ _NAMES_BY_MODULE = {
     "errors": "InfeasibleError RetiariiError",
     "experiment": "Experiment",
     "ir.graph": "Graph",
-    "ir.matching": "Match",
+    "ir.edit.matching": "Match",
     "ir.node": "Node Value",
     "ir.parse": "parse",
-    "ir.patterns": "wildcard",
+    "ir.edit.patterns": "wildcard",
     "mutators.choice": "ValueChoice choice loguniform randint uniform",
     "mutators.growth": "Net2Deeper Net2Wider deepen widen",
     "mutators.layers": "Cell InputChoice LayerChoice Repeat",

@@ -13,9 +13,9 @@ from torch import nn
 from retiarii.base_model import GivenBase, Lowered, make_base, source_of
 from retiarii.constraints import Constraint, Refusals
 from retiarii.errors import InfeasibleError, SpaceError
-from retiarii.ir.build import to_module
+from retiarii.ir.build.inherit import inherit
+from retiarii.ir.build.module import to_module
 from retiarii.ir.graph import Graph, Pattern, frozen_pattern
-from retiarii.ir.inherit import inherit
 from retiarii.mutators.choice import (
     Categorical,
     Chooser,
@@ -35,7 +35,7 @@ from retiarii.mutators.walk import walk
 from retiarii.seeding import derive
 
 if TYPE_CHECKING:
-    from retiarii.ir.cost import Cost
+    from retiarii.ir.analysis.cost import Cost
 
 # How many infeasible samples in a row `sample` takes before it gives up.
 _PATIENCE = 1000

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from retiarii.ir.cost import total
-from retiarii.ir.regions import Region, folded
+from retiarii.ir.analysis.cost import total
+from retiarii.ir.analysis.regions import Region, folded
 
 if TYPE_CHECKING:
-    from retiarii.ir.cost import Cost, NodeCost
+    from retiarii.ir.analysis.cost import Cost, NodeCost
     from retiarii.ir.graph import Graph
 
 # Longer tables are cut: `--json` has all.

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import networkx
     from torch.export import ExportedProgram
 
-    from retiarii.ir.cost import Cost
+    from retiarii.ir.analysis.cost import Cost
+    from retiarii.ir.analysis.latency import Latency
+    from retiarii.ir.analysis.regions import Region
     from retiarii.ir.graph import Graph
-    from retiarii.ir.latency import Latency
-    from retiarii.ir.regions import Region
 
 
 class Faces:
@@ -42,7 +42,7 @@ class Faces:
         Args:
             seed: initialises fresh parameters; ``None`` keeps the parsed weights where they fit.
         """
-        from retiarii.ir.build import to_module
+        from retiarii.ir.build.module import to_module
 
         return to_module(self._graph(), seed=seed)
 
@@ -52,19 +52,19 @@ class Faces:
         Raises:
             GraphError: the graph has opaque nodes, or large constants.
         """
-        from retiarii.ir.source import to_source
+        from retiarii.ir.build.source import to_source
 
         return to_source(self._graph(), class_name)
 
     def canonical_hash(self) -> str:
         """Equal for graphs that compute the same family of functions; 32 hex digits."""
-        from retiarii.ir.canonical import canonical_hash
+        from retiarii.ir.canonical.form import canonical_hash
 
         return canonical_hash(self._graph())
 
     def to_networkx(self) -> networkx.MultiDiGraph[str]:
         """The graph as a ``networkx.MultiDiGraph``."""
-        from retiarii.ir.netx import to_networkx
+        from retiarii.ir.forms.netx import to_networkx
 
         return to_networkx(self._graph())
 
@@ -89,10 +89,10 @@ class Faces:
             ShapeError: the graph does not take inputs of this batch size.
         """
         if latency:
-            from retiarii.ir.latency import measured_cost
+            from retiarii.ir.analysis.latency import measured_cost
 
             return measured_cost(self._graph(), device=device, batch=batch, dtype=dtype)
-        from retiarii.ir.cost import cost
+        from retiarii.ir.analysis.cost import cost
 
         return cost(self._graph(), batch)
 
@@ -119,7 +119,7 @@ class Faces:
         Raises:
             GraphError: the device is not there, or the model does not run like this.
         """
-        from retiarii.ir.latency import latency
+        from retiarii.ir.analysis.latency import latency
 
         return latency(
             self._graph(), device=device, batch=batch, dtype=dtype, runs=runs, fresh=fresh
@@ -127,7 +127,7 @@ class Faces:
 
     def regions(self) -> Region:
         """The nodes by the modules that they came from: a tree, and which parts are the same."""
-        from retiarii.ir.regions import regions
+        from retiarii.ir.analysis.regions import regions
 
         return regions(self._graph())
 
@@ -143,7 +143,7 @@ class Faces:
         Raises:
             GraphError: ``torch.export`` does not take the module.
         """
-        from retiarii.ir.onnx import to_exported
+        from retiarii.ir.forms.onnx import to_exported
 
         return to_exported(self._graph(), seed=seed, dynamic_batch=dynamic_batch)
 
@@ -160,13 +160,13 @@ class Faces:
         Raises:
             GraphError: packages are missing, or the module cannot be exported or written.
         """
-        from retiarii.ir.onnx import to_onnx
+        from retiarii.ir.forms.onnx import to_onnx
 
         return to_onnx(self._graph(), path, seed=seed, dynamic_batch=dynamic_batch)
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """The graph as JSON, without weights; ``docs/ir.md`` documents the form."""
-        from retiarii.ir.json_form import to_json
+        from retiarii.ir.forms.json_form import to_json
 
         return to_json(self._graph(), indent=indent)
 
@@ -177,13 +177,13 @@ class Faces:
         Raises:
             GraphError: naming the place in the JSON that is not right.
         """
-        from retiarii.ir.json_form import from_json
+        from retiarii.ir.forms.json_form import from_json
 
         return from_json(text)
 
     def to_svg(self) -> str:
         """A picture of the graph, as SVG text."""
-        from retiarii.ir.svg import to_svg
+        from retiarii.ir.forms.svg import to_svg
 
         return to_svg(self._graph())
 
@@ -194,11 +194,11 @@ class Faces:
         Raises:
             GraphError: naming the line that is not right.
         """
-        from retiarii.ir.text import parse_text
+        from retiarii.ir.forms.text import parse_text
 
         return parse_text(text)
 
     def __str__(self) -> str:
-        from retiarii.ir.text import print_graph
+        from retiarii.ir.forms.text import print_graph
 
         return print_graph(self._graph())

@@ -8,11 +8,11 @@ from typing import Any
 
 from retiarii.errors import GraphError, RetiariiError
 from retiarii.ir.context import GraphContext
-from retiarii.ir.edit_scope import EditScope
+from retiarii.ir.edit.scope import EditScope
+from retiarii.ir.edit.rewrites import Rewrites
 from retiarii.ir.faces import Faces
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.reads import NoReads
-from retiarii.ir.rewrites import Rewrites
 from retiarii.ir.structure import Structure
 from retiarii.ir.types import Ref
 from retiarii.user_code import defined_at, users_line
@@ -175,7 +175,7 @@ class Graph(Structure, Faces, Rewrites):
         Raises:
             GraphError: arguments that ``what`` does not take, or shapes that do not fit.
         """
-        from retiarii.ir import insertion
+        from retiarii.ir.edit import insertion
 
         with self._edit():
             return insertion.insert(self, what, inputs, name, attrs)
@@ -186,7 +186,7 @@ class Graph(Structure, Faces, Rewrites):
         Raises:
             GraphError: it would make a cycle, or the numbers of results differ.
         """
-        from retiarii.ir import editing
+        from retiarii.ir.edit import editing
 
         with self._edit():
             editing.replace(self, target, value)
@@ -197,7 +197,7 @@ class Graph(Structure, Faces, Rewrites):
         Raises:
             GraphError: it has users, and not exactly one input and one result.
         """
-        from retiarii.ir import editing
+        from retiarii.ir.edit import editing
 
         with self._edit():
             editing.remove(self, node)
@@ -208,7 +208,7 @@ class Graph(Structure, Faces, Rewrites):
         Raises:
             GraphError: an attribute that the op does not have, or shapes that do not fit.
         """
-        from retiarii.ir import editing
+        from retiarii.ir.edit import editing
 
         with self._edit():
             editing.update(self, node, attrs)
@@ -219,7 +219,7 @@ class Graph(Structure, Faces, Rewrites):
         Raises:
             GraphError: it would make a cycle, or there is no such input.
         """
-        from retiarii.ir import editing
+        from retiarii.ir.edit import editing
 
         with self._edit():
             editing.rewire(self, node, input_index, value)

@@ -8,10 +8,10 @@ from typing import Any
 
 from retiarii.errors import GraphError, nearest
 from retiarii.ir.context import GraphContext
+from retiarii.ir.edit.order import Order
+from retiarii.ir.edit.transaction import Transaction
 from retiarii.ir.node import NodeRecord
-from retiarii.ir.order import Order
 from retiarii.ir.reads import NoReads
-from retiarii.ir.transaction import Transaction
 from retiarii.ir.types import Ref, Result, TensorType
 
 # Stands among a node's users for the graph's outputs.

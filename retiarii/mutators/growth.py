@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from retiarii.errors import GraphError
-from retiarii.ir.coupling import Coupling, couple
-from retiarii.ir.editing import own_name
+from retiarii.ir.edit.coupling import Coupling, couple
+from retiarii.ir.edit.editing import own_name
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import Node
 from retiarii.mutators.mutator import Mutator

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from retiarii.errors import SpaceError
+from retiarii.ir.edit.insertion import insert_module
 from retiarii.ir.graph import Graph
-from retiarii.ir.insertion import insert_module
 from retiarii.ir.node import Node, Value
 from retiarii.mutators.choice import Description, describe_options
 

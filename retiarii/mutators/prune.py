@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from retiarii.errors import GraphError
-from retiarii.ir.coupling import couple
-from retiarii.ir.editing import own_name
+from retiarii.ir.edit.coupling import couple
+from retiarii.ir.edit.editing import own_name
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import Node
 from retiarii.mutators.resample import Shares, resample

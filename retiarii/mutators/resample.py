@@ -1,7 +1,7 @@
 """Giving a layer other channels: some of its own, some of them twice. Growth and pruning do this.
 
 Each channel of the layer is kept, dropped or repeated, in order, everywhere in its coupling
-(`retiarii.ir.coupling`): attributes and, where the graph keeps weights, weights.
+(`retiarii.ir.edit.coupling`): attributes and, where the graph keeps weights, weights.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import groupby
 import torch
 
 from retiarii.errors import GraphError
-from retiarii.ir.channels import is_depthwise, width_name
-from retiarii.ir.coupling import Coupling, Place
+from retiarii.ir.edit.channels import is_depthwise, width_name
+from retiarii.ir.edit.coupling import Coupling, Place
 from retiarii.ir.graph import Graph
 from retiarii.ir.infer import module_state
 from retiarii.ir.node import Node, NodeRecord

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from retiarii.errors import GraphError, InfeasibleError, RetiariiError, ShapeError, SpaceError
-from retiarii.ir.editing import replace_results
+from retiarii.ir.edit.editing import replace_results
 from retiarii.ir.graph import Graph, Pattern
 from retiarii.ir.node import Node
 from retiarii.mutators.choice import Decision, Recorder, show

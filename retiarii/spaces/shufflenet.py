@@ -17,7 +17,33 @@ STAGES = ((64, 4), (160, 4), (320, 8), (640, 4))
 
 
 SPOS_FOUND: Mapping[str, str] = MappingProxyType(
-    {f"block{i}": kind for i, kind in enumerate("7 5 3 5 7 3 7 3 7 3 7 x 3 3 3 3 x 7 x x".split())}
+    {
+        f"block{i}": kind
+        for i, kind in enumerate(
+            [
+                "7",
+                "5",
+                "3",
+                "5",
+                "7",
+                "3",
+                "7",
+                "3",
+                "7",
+                "3",
+                "7",
+                "x",
+                "3",
+                "3",
+                "3",
+                "3",
+                "x",
+                "7",
+                "x",
+                "x",
+            ]
+        )
+    }
 )
 
 

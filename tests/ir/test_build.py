@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from retiarii.errors import GraphError
-from retiarii.ir.build import to_module
+from retiarii.ir.build.module import to_module
 from retiarii.ir.context import InputSpec
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import NodeRecord

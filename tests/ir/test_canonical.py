@@ -377,7 +377,7 @@ def test_results_of_one_node_are_told_apart(maker: Any) -> None:
 def test_it_is_the_same_in_every_process(tmp_path: Any) -> None:
     code = (
         "import torch; from torch import nn\n"
-        "from retiarii.ir.text import parse_text\n"
+        "from retiarii.ir.forms.text import parse_text\n"
         "print(parse_text('''graph (batch=2) {\n"
         "  %x = input() : float32[2, 4]\n"
         "  %a = tanh(%x) : float32[2, 4]\n"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from retiarii.errors import GraphError
-from retiarii.ir.cost import VIEWS, types_at
+from retiarii.ir.analysis.cost import VIEWS, types_at
 from retiarii.ir.graph import Graph
 from retiarii.ir.ops import OPS, arrange_call, op_spec
 from retiarii.ir.parse import parse

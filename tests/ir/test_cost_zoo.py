@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from retiarii.ir.cost import Cost
+from retiarii.ir.analysis.cost import Cost
 from retiarii.ir.parse import parse
 
 Made = tuple[nn.Module, Any]

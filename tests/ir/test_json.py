@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retiarii.errors import GraphError
+from retiarii.ir.forms.json_schema import VERSION, GraphForm, json_schema
+from retiarii.ir.forms.json_values import read_value, write_value
 from retiarii.ir.graph import Graph
-from retiarii.ir.json_schema import VERSION, GraphForm, json_schema
-from retiarii.ir.json_values import read_value, write_value
 from retiarii.ir.parse import parse
 from retiarii.ir.types import (
     BatchSize,

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from retiarii.errors import GraphError
-from retiarii.ir import latency as module
+from retiarii.ir.analysis import latency as module
+from retiarii.ir.analysis.latency import cache_file, device_name, example_inputs
 from retiarii.ir.graph import Graph
-from retiarii.ir.latency import cache_file, device_name, example_inputs
 from retiarii.ir.parse import parse
 
 
@@ -84,7 +84,7 @@ def test_what_differs_is_measured(other: Callable[[], Any], measured: list[Any])
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [("torch.__version__", "0.0"), ("retiarii.ir.latency.device_name", lambda _: "another")],
+    [("torch.__version__", "0.0"), ("retiarii.ir.analysis.latency.device_name", lambda _: "another")],
 )
 def test_another_torch_or_device_is_another_measurement(
     place: str, value: Any, measured: list[Any], monkeypatch: pytest.MonkeyPatch

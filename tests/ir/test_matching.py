@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from retiarii.errors import GraphError
+from retiarii.ir.edit.patterns import wildcard
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import Node
 from retiarii.ir.parse import parse
-from retiarii.ir.patterns import wildcard
 from retiarii.mutators.mutator import Mutator
 from retiarii.space import ModelSpace
 

@@ -6,7 +6,7 @@ import networkx
 import torch
 from torch import nn
 
-from retiarii.ir.netx import to_networkx
+from retiarii.ir.forms.netx import to_networkx
 from retiarii.ir.types import Ref, TensorType
 
 

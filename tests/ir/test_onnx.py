@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from retiarii.errors import GraphError
-from retiarii.ir import onnx as module
+from retiarii.ir.forms import onnx as module
 from retiarii.ir.graph import Graph
 from retiarii.ir.parse import parse
 

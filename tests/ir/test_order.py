@@ -6,7 +6,7 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retiarii.ir.order import Order
+from retiarii.ir.edit.order import Order
 
 
 def make(names: list[str]) -> Order:

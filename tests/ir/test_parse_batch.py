@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from retiarii.ir.text import parse_text
+from retiarii.ir.forms.text import parse_text
 from retiarii.ir.types import BatchSize
 from retiarii.testing.parsing import check
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from retiarii.ir.text import parse_text
+from retiarii.ir.forms.text import parse_text
 from retiarii.testing.parsing import assert_same_run, parsed
 from retiarii.testing.zoo import SAMPLES, Sample
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from retiarii.ir.forms.text import parse_text
 from retiarii.ir.graph import Graph
-from retiarii.ir.text import parse_text
 from retiarii.ir.types import ByMode, Training
 from retiarii.testing.parsing import check, parsed
 

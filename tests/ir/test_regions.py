@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from retiarii.ir.analysis.regions import Region, folded
 from retiarii.ir.graph import Graph
 from retiarii.ir.parse import parse
-from retiarii.ir.regions import Region, folded
 
 
 class Block(nn.Module):

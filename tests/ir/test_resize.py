@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retiarii.errors import ShapeError
+from retiarii.ir.edit.literal_sizes import fit_expand, fit_parts, fit_split, fit_view
+from retiarii.ir.edit.resize import _RULES, fit_parameter, fit_parameters, resize
 from retiarii.ir.graph import NodeRecord
 from retiarii.ir.infer import TypeCache, infer, module_state
-from retiarii.ir.literal_sizes import fit_expand, fit_parts, fit_split, fit_view
 from retiarii.ir.ops import OPS, module_attrs, module_op
-from retiarii.ir.resize import _RULES, fit_parameter, fit_parameters, resize
 from retiarii.ir.types import Attrs, BatchSize, Operand, Ref, TensorType
 
 B = BatchSize()

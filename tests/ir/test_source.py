@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from retiarii.errors import GraphError
-from retiarii.ir.build import to_module
+from retiarii.ir.build.module import to_module
+from retiarii.ir.build.source import to_source
 from retiarii.ir.context import InputSpec
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import NodeRecord
-from retiarii.ir.source import to_source
 from retiarii.ir.types import Attrs, FrozenDict, Ref, Result, TensorType, TypeOf
 
 RUN = """

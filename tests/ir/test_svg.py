@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from retiarii.ir.layout import lay_out
-from retiarii.ir.svg import to_svg
+from retiarii.ir.forms.layout import lay_out
+from retiarii.ir.forms.svg import to_svg
 from retiarii.ir.types import Ref
 
 NS = "{http://www.w3.org/2000/svg}"

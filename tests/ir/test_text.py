@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retiarii.errors import GraphError
+from retiarii.ir.forms.text import parse_text, print_graph
+from retiarii.ir.forms.text_print import print_value
+from retiarii.ir.forms.text_read import LineReader
 from retiarii.ir.graph import Graph
-from retiarii.ir.text import parse_text, print_graph
-from retiarii.ir.text_print import print_value
-from retiarii.ir.text_read import LineReader
 from retiarii.ir.types import (
     BatchSize,
     FrozenDict,

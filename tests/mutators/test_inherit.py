@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from retiarii.errors import SpaceError
+from retiarii.ir.build.inherit import inherit
 from retiarii.ir.graph import Graph
-from retiarii.ir.inherit import inherit
 from retiarii.ir.node import Node
 from retiarii.mutators.mutator import Mutator
 from retiarii.space import ModelSpace

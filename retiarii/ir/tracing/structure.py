@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from retiarii.ir.expressions import made_by_fields
+from retiarii.ir.build.expressions import made_by_fields
 from retiarii.ir.types import FrozenDict, FrozenList, TypeOf
 
 _PLAIN = (

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from retiarii.errors import GraphError
+from retiarii.ir.analysis.cost import Cost, NodeCost, types_at
+from retiarii.ir.analysis.cost import cost as count
 from retiarii.ir.context import InputSpec
-from retiarii.ir.cost import Cost, NodeCost, types_at
-from retiarii.ir.cost import cost as count
 from retiarii.ir.infer import TypeCache
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.types import (

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from retiarii.ir.edges import Edge
-    from retiarii.ir.edit_scope import EditScope
+    from retiarii.ir.edit.edges import Edge
+    from retiarii.ir.edit.scope import EditScope
+    from retiarii.ir.edit.matching import Match
+    from retiarii.ir.edit.outlining import HasPath, Nodes, Replaced
     from retiarii.ir.graph import Graph
-    from retiarii.ir.matching import Match
     from retiarii.ir.node import Node, Value
-    from retiarii.ir.regions_edit import HasPath, Nodes, Replaced
 
 
 class Rewrites:
@@ -41,7 +41,7 @@ class Rewrites:
             GraphError: ``what`` makes several tensors, a further input depends on the edge's
                 users, there is no such input, or shapes do not fit.
         """
-        from retiarii.ir.edges import insert_on_edge
+        from retiarii.ir.edit.edges import insert_on_edge
 
         graph, edit = self._editing()
         with edit:
@@ -59,7 +59,7 @@ class Rewrites:
 
     def successors(self, node: Node | Value, *, transitive: bool = False) -> tuple[Node, ...]:
         """The nodes that read from a node (or follow from it in any way), in order."""
-        from retiarii.ir.edges import successors
+        from retiarii.ir.edit.edges import successors
 
         return successors(cast("Graph", self), node, transitive)
 
@@ -70,13 +70,13 @@ class Rewrites:
             node: the node.
             transitive: all that it depends on, in topological order.
         """
-        from retiarii.ir.edges import predecessors
+        from retiarii.ir.edit.edges import predecessors
 
         return predecessors(cast("Graph", self), node, transitive)
 
     def between(self, first: Node | Value, last: Node | Value) -> tuple[Node, ...]:
         """The nodes on the ways from ``first`` to ``last``, without these two, in order."""
-        from retiarii.ir.edges import between
+        from retiarii.ir.edit.edges import between
 
         return between(cast("Graph", self), first, last)
 
@@ -107,7 +107,7 @@ class Rewrites:
         Raises:
             GraphError: no such nodes; inputs, or modules that could not be lowered, among them.
         """
-        from retiarii.ir.regions_edit import duplicate
+        from retiarii.ir.edit.outlining import duplicate
 
         graph, edit = self._editing()
         with edit:
@@ -131,7 +131,7 @@ class Rewrites:
             GraphError: the path is taken, a module is called outside as well, or an input of the
                 model or a module that could not be lowered is among the nodes.
         """
-        from retiarii.ir.regions_edit import outline
+        from retiarii.ir.edit.outlining import outline
 
         graph, edit = self._editing()
         with edit:
@@ -143,7 +143,7 @@ class Rewrites:
         Raises:
             GraphError: there is no such region.
         """
-        from retiarii.ir.regions_edit import inline
+        from retiarii.ir.edit.outlining import inline
 
         graph, edit = self._editing()
         with edit:
@@ -165,7 +165,7 @@ class Rewrites:
         Raises:
             GraphError: the pattern does what no pattern can.
         """
-        from retiarii.ir.matching import match
+        from retiarii.ir.edit.matching import match
 
         return match(cast("Graph", self), pattern, overlapping)
 
@@ -183,7 +183,7 @@ class Rewrites:
         Raises:
             GraphError: the match is stale, or shapes do not fit.
         """
-        from retiarii.ir.matching import replace_match
+        from retiarii.ir.edit.matching import replace_match
 
         graph, edit = self._editing()
         with edit:
@@ -218,7 +218,7 @@ class Rewrites:
         Raises:
             ShapeError: other ranks, batches or dtypes; it names both.
         """
-        from retiarii.ir.align import align
+        from retiarii.ir.edit.align import align
 
         graph, edit = self._editing()
         with edit:

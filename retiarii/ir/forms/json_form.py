@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from retiarii.errors import GraphError
 from retiarii.ir.context import GraphContext, InputSpec
-from retiarii.ir.infer import TypeCache
-from retiarii.ir.json_schema import (
+from retiarii.ir.forms.json_schema import (
     FORMAT,
     VERSION,
     ConstantForm,
@@ -24,9 +23,10 @@ from retiarii.ir.json_schema import (
     RefForm,
     TypeForm,
 )
-from retiarii.ir.json_values import fail, read_value, write_value
+from retiarii.ir.forms.json_values import fail, read_value, write_value
+from retiarii.ir.forms.text_print import INLINE_LIMIT
+from retiarii.ir.infer import TypeCache
 from retiarii.ir.node import NodeRecord
-from retiarii.ir.text_print import INLINE_LIMIT
 from retiarii.ir.types import Attrs, Ref, Result, TensorType, leaves
 
 if TYPE_CHECKING:

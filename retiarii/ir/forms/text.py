@@ -20,11 +20,11 @@ import torch
 
 from retiarii.errors import GraphError
 from retiarii.ir.context import GraphContext, InputSpec
+from retiarii.ir.forms.text_print import print_graph
+from retiarii.ir.forms.text_read import LineReader
 from retiarii.ir.graph import Graph
 from retiarii.ir.infer import TypeCache
 from retiarii.ir.node import NodeRecord
-from retiarii.ir.text_print import print_graph
-from retiarii.ir.text_read import LineReader
 from retiarii.ir.types import FrozenList, Ref, Result, TensorType, map_leaves
 from retiarii.ir.verify import verify
 

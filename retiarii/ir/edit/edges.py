@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import GraphError
-from retiarii.ir.editing import own_name, own_ref, own_refs
-from retiarii.ir.insertion import insert
+from retiarii.ir.edit.editing import own_name, own_ref, own_refs
+from retiarii.ir.edit.insertion import insert
 from retiarii.ir.node import Node, Value
 from retiarii.ir.types import Ref
 

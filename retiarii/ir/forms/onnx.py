@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retiarii.errors import GraphError
-from retiarii.ir.latency import example_inputs
+from retiarii.ir.analysis.latency import example_inputs
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from retiarii.errors import ShapeError
-from retiarii.ir.literal_sizes import fit_expand, fit_parts, fit_split, fit_view
+from retiarii.ir.edit.literal_sizes import fit_expand, fit_parts, fit_split, fit_view
 from retiarii.ir.ops import op_spec
 from retiarii.ir.types import Attrs, BatchSize, TensorType
 

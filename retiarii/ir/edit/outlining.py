@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.errors import GraphError
 from retiarii.ir.context import GraphContext
-from retiarii.ir.editing import own_name, own_ref
+from retiarii.ir.edit.editing import own_name, own_ref
 from retiarii.ir.infer import module_state
 from retiarii.ir.node import Node, NodeRecord
 from retiarii.ir.ops import op_spec

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import ShapeError
-from retiarii.ir.channels import width_name
-from retiarii.ir.following import joins_branches, widths_to_follow
+from retiarii.ir.edit.channels import width_name
+from retiarii.ir.edit.following import joins_branches, widths_to_follow
+from retiarii.ir.edit.resize import fit_parameters, resize
 from retiarii.ir.infer import infer
 from retiarii.ir.node import NodeRecord
-from retiarii.ir.resize import fit_parameters, resize
 from retiarii.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Transaction:
 
         Args:
             strict: at the end of the transaction; only then do the far ends of residual branches
-                follow (`retiarii.ir.following`), since until then the mutator may mean to.
+                follow (`retiarii.ir.edit.following`), since until then the mutator may mean to.
 
         Raises:
             ShapeError: ``strict``, and shapes do not fit.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from retiarii.ir.channels import Axis, links_back, makes_axis
+from retiarii.ir.edit.channels import Axis, links_back, makes_axis
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.ops import op_spec
 from retiarii.ir.types import Ref, TensorType

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from retiarii.errors import GraphError, RetiariiError, ShapeError, nearest
-from retiarii.ir.editing import own_ref, own_refs
+from retiarii.ir.edit.editing import own_ref, own_refs
+from retiarii.ir.edit.resize import resize
 from retiarii.ir.infer import infer
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.ops import OPS, OpSpec, bind_call, function_op, module_attrs, module_op, op_spec
-from retiarii.ir.resize import resize
 from retiarii.ir.types import Attrs, Operand, Ref, Result, TensorType, map_leaves
 
 if TYPE_CHECKING:

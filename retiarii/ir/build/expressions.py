@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from retiarii.ir.text_print import print_batch
+from retiarii.ir.forms.text_print import print_batch
 from retiarii.ir.types import (
     BatchSize,
     ByMode,

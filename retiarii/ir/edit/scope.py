@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from retiarii.ir.transaction import Mark, Transaction
+from retiarii.ir.edit.transaction import Mark, Transaction
 
 if TYPE_CHECKING:
     from retiarii.ir.graph import Graph

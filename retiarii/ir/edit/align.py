@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from retiarii.errors import ShapeError
-from retiarii.ir.editing import own_ref
-from retiarii.ir.insertion import insert
+from retiarii.ir.edit.editing import own_ref
+from retiarii.ir.edit.insertion import insert
 from retiarii.ir.node import Node, Value
 from retiarii.ir.types import Ref, TensorType
 

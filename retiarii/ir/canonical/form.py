@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from retiarii.ir.sharing import Held, Sharing
-from retiarii.ir.signature import Kind, Signature, label_of, make_signature
-from retiarii.ir.twins import number_twins
+from retiarii.ir.canonical.sharing import Held, Sharing
+from retiarii.ir.canonical.signature import Kind, Signature, label_of, make_signature
+from retiarii.ir.canonical.twins import number_twins
 from retiarii.ir.types import Result, TensorType
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from retiarii.errors import GraphError
-from retiarii.ir.channels import (
+from retiarii.ir.edit.channels import (
     MIXING,
     Axis,
     Link,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from retiarii.errors import GraphError
-from retiarii.ir.editing import own_ref, replace_results
-from retiarii.ir.insertion import insert
+from retiarii.ir.edit.editing import own_ref, replace_results
+from retiarii.ir.edit.insertion import insert
+from retiarii.ir.edit.patterns import Pattern, Term, Wildcard, read_pattern
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.ops import function_op, op_spec
-from retiarii.ir.patterns import Pattern, Term, Wildcard, read_pattern
 from retiarii.ir.reads import NoReads
 from retiarii.ir.types import Attrs, Operand, Ref, leaves
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from retiarii.ir.layout import Layout, Point, lay_out
-from retiarii.ir.text_print import print_value
+from retiarii.ir.forms.layout import Layout, Point, lay_out
+from retiarii.ir.forms.text_print import print_value
 
 if TYPE_CHECKING:
     from retiarii.ir.graph import Graph

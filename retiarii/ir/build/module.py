@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from retiarii.ir.codegen import WHOLE, ForwardCode, check_buildable, generate
+from retiarii.ir.build.codegen import WHOLE, ForwardCode, check_buildable, generate
 from retiarii.ir.infer import module_state
 from retiarii.ir.ops import OPS, constructor_attrs
-from retiarii.ir.tree import ModuleTree, Place, Style
+from retiarii.ir.build.tree import ModuleTree, Place, Style
 from retiarii.seeding import derive
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What a graph costs, and what repeats in it."""

@@ -1,0 +1,1 @@
+"""The canonical form: equal for graphs that compute the same family of functions."""

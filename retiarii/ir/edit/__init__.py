@@ -1,0 +1,1 @@
+"""Edits of graphs, and the shapes that follow from them."""

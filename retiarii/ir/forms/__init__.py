@@ -1,0 +1,1 @@
+"""What a graph can be written as: text, JSON, networkx, a picture, ONNX."""
