@@ -1,5 +1,5 @@
 # make demo   search the digits example and show the best model
-# make test   run the tests
+# make test   run the tests; make test-all adds the slow ones
 # make check  lint, format and types
 # make clean  remove the environment and the demo's search
 #
@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO := runs/digits
 PIP_FLAGS ?=
-PYTEST_ARGS ?= -m "not slow"
+PYTEST_ARGS ?=
 
 # The first Python that is new enough, under any of its usual names.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -33,7 +33,7 @@ test: $(STAMP)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 test-all: $(STAMP)
-	@$(PY) -m pytest
+	@$(PY) -m pytest -m "" $(PYTEST_ARGS)
 
 check: $(STAMP)
 	@$(VENV)/bin/ruff check .

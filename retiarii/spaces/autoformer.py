@@ -140,12 +140,12 @@ def autoformer(
     position embeddings are left out.
 
     Size: `SuperNetwork.size`. Base has 3 * (9^14 + 9^15 + 9^16) = 6.2 * 10^15 networks. The paper
-    says "more than 1.7 * 10^16" for all its spaces, which is 3 * 3 * 9^16 = 9^17: it counts
-    choices of layers that are not there.
+    says "more than 1.7 * 10^16" for all its spaces, which is what 3 * 3 * 9^16 = 9^17
+    makes: base, with the choices of layers that are not there.
 
     Reference: the paper prints ranges of parameters: tiny 4 M to 9 M, small 14 M to 34 M, base
     42 M to 75 M. Ours are 5.3 M to 10.4 M, 13.0 M to 34.7 M and 39.7 M to 76.8 M: the options that
-    it prints allow no tiny network of 4 M, so that its ranges are those of networks that it drew.
+    it prints allow no tiny network of 4 M; why, we do not know.
 
     Args:
         of: ``"tiny"``, ``"small"``, ``"base"``, or what else may be chosen.

@@ -54,7 +54,7 @@ def mobilenet_v3(
     Size: (2 * 2)^15 = 1.07 * 10^9. The paper prints no size: this is ours.
 
     Reference: MobileNetV3-Large (`MOBILENET_V3_LARGE`), 5.4 M parameters and 219 M multiply-adds as
-    published; ours has 5,483,032 parameters, those of the common implementations.
+    published; ours has 5,483,032 and 217 M, those of the common implementations.
 
     Args:
         classes: of the classifier.

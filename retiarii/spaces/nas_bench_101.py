@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from retiarii.spaces.bench101_graphs import (
     pruned,
 )
 from retiarii.spaces.blocks import conv_norm, pooled_head
+from retiarii.spaces.counted import CountedSpace
 
 
 def decisions_101(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> Mapping[str, Any]:
@@ -134,16 +136,6 @@ def _cut(graph: Graph, value: Any, channels: int) -> Any:
     return graph.insert(torch.narrow, value, dim=1, start=0, length=channels)
 
 
-class _Space(ModelSpace):
-    """Counted on bits: all 21 edges and 5 operations belong to one decision on validity."""
-
-    vertices: int
-    max_edges: int
-
-    def count(self) -> int:
-        return count_valid(self.vertices, self.max_edges)
-
-
 def nas_bench_101(
     channels: int = 128,
     cells: int = 3,
@@ -190,8 +182,9 @@ def nas_bench_101(
                 net.add_module(f"cell{stack}_{i}", nn.Conv2d(inputs, channels, 1))
                 places[f"cell{stack}_{i}"] = inputs = channels
         net.add_module("head", nn.Sequential(*pooled_head(channels, classes)))
-    space = _Space(net, torch.zeros(2, 3, input_size, input_size))
-    space.vertices, space.max_edges = vertices, max_edges
-    return space.apply_mutator(
+    space = CountedSpace(net, torch.zeros(2, 3, input_size, input_size))
+    space.apply_mutator(
         "cell0_0", _CellMutator(places, vertices, max_edges), shared=True, name="cell"
     )
+    # All edges and operations decide together whether a cell is valid.
+    return space.counted_by(partial(count_valid, vertices, max_edges))

@@ -84,7 +84,7 @@ def nas_bench_201(
 
     All cells share their six decisions, ``edge01`` to ``edge23``.
 
-    Size: 5^6 = 15,625, as published. By our canonical form 5,545 of them differ.
+    Size: 5^6 = 15,625, as published.
 
     Reference: the parameters of all 15,625 networks are in the published table; ours are equal to
     the last digit.

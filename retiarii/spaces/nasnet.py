@@ -29,6 +29,7 @@ from retiarii.spaces.cell_ops import (
     strided_skip,
     two_convs,
 )
+from retiarii.spaces.counted import CountedSpace
 
 NASNET_OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
@@ -192,15 +193,6 @@ class _Join(Mutator):
         graph.replace(target, graph.insert(torch.cat, unused, dim=1, name=f"{target.name}_unused"))
 
 
-class _Space(ModelSpace):
-    """Counted on a network of fewer cells and without `_Join`, which asks nothing."""
-
-    counted: ModelSpace
-
-    def count(self) -> int:
-        return self.counted.count()
-
-
 class _Network(nn.Module):
     def __init__(
         self,
@@ -258,9 +250,10 @@ def _space(
         # One cell of each kind that the network has asks all that there is to ask.
         least = (min(repeats, 1), min(stages, 2))
         small = _Network(operations, kinds, 2, 2, *least, blocks, 2, 8, held=True)
-    space = _Space(net, torch.zeros(2, 3, size, size))
-    space.counted = ModelSpace(small, torch.zeros(2, 3, 8, 8))
-    return space.apply_mutator("cells.*.join*", _Join(always_previous))
+    space = CountedSpace(net, torch.zeros(2, 3, size, size))
+    space.apply_mutator("cells.*.join*", _Join(always_previous))
+    # Joining asks nothing and always succeeds.
+    return space.counted_by(ModelSpace(small, torch.zeros(2, 3, 8, 8)).count)
 
 
 def nasnet(

@@ -18,24 +18,22 @@ WIDTHS = (32, 64, 128, 256, 512)
 DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-class _Rate(Mutator):
-    """A drop rate."""
+class _SetAll(Mutator):
+    """One value for an attribute of all nodes of a pattern.
 
-    def __init__(self, rates: Sequence[float]) -> None:
-        self.rates = tuple(rates)
+    Args:
+        pattern: of the nodes' names.
+        attribute: what is set.
+        values: to choose from.
+    """
 
-    def mutate(self, graph: Graph, target: Node) -> None:
-        graph.update(target, p=self.choice(self.rates, label="rate"))
+    def __init__(self, pattern: str, attribute: str, values: Sequence[float]) -> None:
+        self.pattern, self.attribute, self.values = pattern, attribute, tuple(values)
 
-
-class _Width(Mutator):
-    """Output columns of a linear layer; what reads them follows."""
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        self.widths = tuple(widths)
-
-    def mutate(self, graph: Graph, target: Node) -> None:
-        graph.update(target, out_features=self.choice(self.widths, label="features"))
+    def mutate(self, graph: Graph, target: Node) -> None:  # noqa: ARG002 - the first of them
+        value = self.choice(self.values, label="value")
+        for node in graph.find(self.pattern):
+            graph.update(node, **{self.attribute: value})
 
 
 def mlp_size(widths: int, depths: Sequence[int], dropouts: int) -> int:
@@ -83,9 +81,11 @@ def tabular_mlp(
             LayerChoice({d: stack(d) for d in depths}, label="depth"), nn.Linear(widths[0], outputs)
         )
     space = ModelSpace(net, torch.zeros(2, features))
-    for place in ("first", "middle", "last"):
-        space.apply_mutator(f"*.{place}*", _Width(widths), shared=True, name=f"width/{place}")
-    return space.apply_mutator("*.drop*", _Rate(dropouts), shared=True, name="dropout")
+    for place, nodes in (("first", "first0"), ("middle", "middle1"), ("last", "last*")):
+        every = _SetAll(f"*.{place}*", "out_features", widths)
+        space.apply_mutator(f"*.{nodes}", every, shared=True, name=f"width/{place}")
+    space.apply_mutator("*.drop0", _SetAll("*.drop*", "p", dropouts), shared=True, name="dropout")
+    return space
 
 
 def tabular_resnet(
@@ -148,7 +148,11 @@ def tabular_resnet(
     with torch.device("meta"):
         net = nn.Sequential(LayerChoice({w: trunk(w) for w in widths}, label="width"))
     space = ModelSpace(net, torch.zeros(2, features))
-    space.apply_mutator("*.body.3", _Rate(hidden_dropouts), shared=True, name="dropout/hidden")
-    return space.apply_mutator(
-        "*.body.5", _Rate(residual_dropouts), shared=True, name="dropout/residual"
-    )
+    for name, place, rates in (
+        ("dropout/hidden", "body.3", hidden_dropouts),
+        ("dropout/residual", "body.5", residual_dropouts),
+    ):
+        space.apply_mutator(
+            f"*.0.{place}", _SetAll(f"*.{place}", "p", rates), shared=True, name=name
+        )
+    return space
