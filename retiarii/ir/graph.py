@@ -8,8 +8,8 @@ from typing import Any
 
 from retiarii.errors import GraphError, RetiariiError
 from retiarii.ir.context import GraphContext
-from retiarii.ir.edit.scope import EditScope
 from retiarii.ir.edit.rewrites import Rewrites
+from retiarii.ir.edit.scope import EditScope
 from retiarii.ir.faces import Faces
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.reads import NoReads

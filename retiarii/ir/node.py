@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from retiarii.ir.graph import Graph
 
 
+# Why a choice that is a layer is one node; it is resolved before anything runs.
+CHOICE = "is a choice, made once a candidate"
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
     """One node, immutable, so that copies of a graph share it.
@@ -42,6 +46,11 @@ class NodeRecord:
     fresh: bool = False
     no_grad: bool = False
     where: str | None = None
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether it stands for a choice that is still to be made."""
+        return self.op == "opaque" and self.attrs.get("reason") == CHOICE
 
     def with_(
         self,

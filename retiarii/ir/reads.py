@@ -32,8 +32,8 @@ def _users(graph: Graph, node: str) -> tuple[str, ...] | None:
     return tuple(graph.users_of(node)) if node in graph else None
 
 
-def _use_count(graph: Graph, node: str) -> int:
-    return graph.use_count(node) if node in graph else -1
+def _used_beyond(graph: Graph, node: str, users: frozenset[str]) -> bool | None:
+    return graph.used_beyond(node, users) if node in graph else None
 
 
 def _whole(graph: Graph) -> str:
@@ -54,7 +54,7 @@ _READERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "types": _record_field("types"),
         "arity": _arity,
         "users": _users,
-        "use_count": _use_count,
+        "used_beyond": _used_beyond,
         "whole": _whole,
         "found": _found,
     }
@@ -81,6 +81,9 @@ class NoReads:
         pass
 
     def note_name(self, name: str) -> None:
+        pass
+
+    def note_used(self, name: str) -> None:
         pass
 
 
@@ -110,6 +113,16 @@ class Reads(NoReads):
     def note_name(self, name: str) -> None:
         if name not in self._known:
             self.note("whole")
+
+    def note_used(self, name: str) -> None:
+        """Notes whether anything uses the node, now that some of its users are gone.
+
+        Which users it has does not matter, so that choices behind different users stay independent.
+        """
+        if name in self._before:
+            users = self._before.users_of(name)
+            gone = frozenset(users) - frozenset(self._now.users_of(name))
+            self.note("used_beyond", name, gone)
 
     def _made_here(self, about: tuple[Any, ...]) -> bool:
         return bool(about) and about[0] in self._now and about[0] not in self._before

@@ -76,9 +76,9 @@ class Structure:
     def is_used(self, name: str) -> bool:
         return bool(self._users.get(name))
 
-    def use_count(self, name: str) -> int:
-        """How many nodes read from it, the graph's outputs counted as one."""
-        return len(self._users.get(name, ()))
+    def used_beyond(self, name: str, users: frozenset[str]) -> bool:
+        """Whether anything reads from it but these nodes; the graph's outputs count."""
+        return not self._users.get(name, {}).keys() <= users
 
     def twins_of(self, record: NodeRecord) -> list[str]:
         """The other calls of the module that the node calls."""

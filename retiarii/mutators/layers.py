@@ -19,7 +19,7 @@ from torch import nn
 from retiarii.errors import SpaceError
 from retiarii.ir.edit.insertion import insert_module
 from retiarii.ir.graph import Graph
-from retiarii.ir.node import Node, Value
+from retiarii.ir.node import CHOICE, Node, Value
 from retiarii.mutators.choice import Description, describe_options
 
 Reduction = Literal["sum", "mean", "concat", "none"]
@@ -32,7 +32,7 @@ class Placeholder(nn.Module):
     """
 
     # The parser leaves modules that have this as one node.
-    opaque_reason: ClassVar[str] = "is a choice, made once a candidate"
+    opaque_reason: ClassVar[str] = CHOICE
 
     label: str | None
     _description: Description | None = None

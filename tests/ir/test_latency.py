@@ -84,7 +84,10 @@ def test_what_differs_is_measured(other: Callable[[], Any], measured: list[Any])
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [("torch.__version__", "0.0"), ("retiarii.ir.analysis.latency.device_name", lambda _: "another")],
+    [
+        ("torch.__version__", "0.0"),
+        ("retiarii.ir.analysis.latency.device_name", lambda _: "another"),
+    ],
 )
 def test_another_torch_or_device_is_another_measurement(
     place: str, value: Any, measured: list[Any], monkeypatch: pytest.MonkeyPatch

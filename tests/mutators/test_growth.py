@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -395,6 +395,7 @@ KINDS = ["append", "update", "fuse", "widen", "prune", "skip", "double", "ask"]
 TARGETS = ["a", "b", "c", "d", ("a", "d"), ("b", "c")]
 
 
+@example([("skip", "b"), ("update", "b")])
 @settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(TARGETS)), min_size=2, max_size=3)

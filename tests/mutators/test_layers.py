@@ -260,3 +260,49 @@ def test_one_label_with_other_options() -> None:
     )
     with pytest.raises(SpaceError, match="two different lists"):
         ModelSpace(net, torch.zeros(2, 4)).sample(0)
+
+
+def test_a_choice_in_a_choice_follows_a_changed_shape() -> None:
+    inner = LayerChoice({"t": nn.Tanh(), "l": nn.Linear(4, 4)}, label="inner")
+    deep = nn.Sequential(LayerChoice([nn.Linear(4, n) for n in (4, 6)], label="width"), inner)
+    outer = LayerChoice({"plain": nn.Identity(), "deep": deep}, label="outer")
+    space = ModelSpace(nn.Sequential(outer, nn.Linear(4, 1)), torch.zeros(2, 4))
+    assert space.count() == 1 + 2 * 2 == len(list(space.enumerate()))
+    model = space.freeze({"outer": "deep", "width": 1, "inner": "l"}).build(0)
+    assert model.get_submodule("0.deep.1.l").in_features == 6
+    assert model(torch.zeros(3, 4)).shape == (3, 1)
+
+
+def test_choices_behind_one_tensor_stay_independent() -> None:
+    """What is dropped with one user does not depend on who the other users are."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ways = nn.ModuleList(
+                LayerChoice([nn.Tanh(), nn.ReLU(), nn.Linear(4, 4)], label=f"way{i}")
+                for i in range(14)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + 1
+            return sum(way(x) for way in self.ways[1:]) + self.ways[0](x)
+
+    assert ModelSpace(Net(), torch.zeros(2, 4)).count() == 3**14
+
+
+def test_raw_parameters_of_a_model_without_values_are_made() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+            self.layer = LayerChoice([nn.Linear(4, 4), nn.Tanh()], label="layer")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x * self.scale)
+
+    with torch.device("meta"):
+        net = Scaled()
+    model = ModelSpace(net, torch.zeros(2, 4)).freeze({"layer": 0}).build(1)
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert model(torch.zeros(2, 4)).shape == (2, 4)

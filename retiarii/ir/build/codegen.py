@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import GraphError
 from retiarii.ir.build.expressions import Expressions, Names
+from retiarii.ir.build.tree import ModuleTree, Place, Style
 from retiarii.ir.modes import sides
 from retiarii.ir.ops import op_spec, split_call
-from retiarii.ir.build.tree import ModuleTree, Place, Style
 from retiarii.ir.types import (
     BatchSize,
     ByMode,

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from retiarii.ir.build.codegen import WHOLE, ForwardCode, check_buildable, generate
+from retiarii.ir.build.tree import ModuleTree, Place, Style
 from retiarii.ir.infer import module_state
 from retiarii.ir.ops import OPS, constructor_attrs
-from retiarii.ir.build.tree import ModuleTree, Place, Style
 from retiarii.seeding import derive
 
 if TYPE_CHECKING:
@@ -262,6 +262,8 @@ class _Builder:
         if record.fresh:
             return None
         base = self._context.weights.get(key)
+        if base is not None and base.is_meta:
+            base = None  # made without values: there is nothing to keep
         given = self._weights.get(key)
         if given is not None and given.shape == shape:
             return given if base is None else given.to(base.dtype)

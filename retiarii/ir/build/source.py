@@ -12,9 +12,9 @@ import torch
 from retiarii.errors import GraphError
 from retiarii.ir.build.codegen import ForwardCode, check_buildable, generate
 from retiarii.ir.build.expressions import Expressions, Names
-from retiarii.ir.ops import OPS, constructor_attrs
-from retiarii.ir.canonical.signature import PER_DIMENSION
 from retiarii.ir.build.tree import ModuleTree, Place, Style, attribute
+from retiarii.ir.canonical.signature import PER_DIMENSION
+from retiarii.ir.ops import OPS, constructor_attrs
 from retiarii.ir.types import freeze
 
 if TYPE_CHECKING:

@@ -29,13 +29,15 @@ def insert_on_edge(
     if isinstance(edge, tuple):
         return _insert_before(graph, edge, what, inputs, name, attrs)
     ref = own_ref(graph, edge)
-    graph.reads.note("use_count", ref.node)
+    graph.reads.note_used(ref.node)
     # Read before the insertion, which adds users of its own.
     users = [u for u in graph.users_of(ref.node) if ref in graph.record(u).inputs]
     new = insert(graph, what, (Value(graph, *ref), *inputs), name, attrs)
     made = _one_result(graph, new, what)
     if made.node == ref.node:  # it hands its input on
         return new
+    if graph.settled(made.node).types[made.index] != graph.record(ref.node).types[ref.index]:
+        graph.reads.note("users", ref.node)  # who they are decides whether the new type fits
     for user in users:
         read = graph.record(user).inputs
         graph.put_inputs(user, tuple(made if r == ref else r for r in read))

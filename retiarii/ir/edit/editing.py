@@ -88,7 +88,9 @@ def replace_results(graph: Graph, name: str, refs: tuple[Ref, ...]) -> None:
             where=f"node {name!r}",
             fix="give another node",
         )
-    graph.reads.note("use_count", name)
+    graph.reads.note_used(name)
+    if record.types != tuple(graph.settled(r.node).types[r.index] for r in refs):
+        graph.reads.note("users", name)  # who they are decides whether the new types fit
     for user in graph.users_of(name):
         inputs = tuple(
             refs[ref.index] if ref.node == name else ref for ref in graph.record(user).inputs

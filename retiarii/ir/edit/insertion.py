@@ -276,7 +276,7 @@ def _splice(
     for record in inner.records():
         if record.op == "input":
             continue
-        choice = record.op == "opaque" and not fresh and _is_choice(inner, record)
+        choice = record.is_choice and not fresh
         if record.op in ("opaque", "constant") and not choice:
             raise GraphError(
                 f"{name!r} holds {record.name!r}, which could not be lowered: "
@@ -297,11 +297,6 @@ def _splice(
         for i in range(len(record.types)):
             moved[Ref(record.name, i)] = Ref(new, i)
     return tuple(moved[ref] for ref in inner.output_refs())
-
-
-def _is_choice(inner: Graph, record: NodeRecord) -> bool:
-    """Whether an opaque node is a choice within a choice, to be resolved in its turn."""
-    return hasattr(inner.context.opaque.get(record.path or ""), "opaque_reason")
 
 
 def _flat(inputs: Any) -> list[Node | Value]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from retiarii.ir.edit.edges import Edge
-    from retiarii.ir.edit.scope import EditScope
     from retiarii.ir.edit.matching import Match
     from retiarii.ir.edit.outlining import HasPath, Nodes, Replaced
+    from retiarii.ir.edit.scope import EditScope
     from retiarii.ir.graph import Graph
     from retiarii.ir.node import Node, Value
 

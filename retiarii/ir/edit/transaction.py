@@ -201,6 +201,7 @@ class Transaction:
         """Gives a raw parameter another shape; what reads it (but ``reader``) is inferred again."""
         graph = self._graph
         attrs = holder.attrs.merged({"shape": kind.shape})
+        graph.reads.note("users", holder.name)
         for user in graph.users_of(holder.name):
             if user != reader:
                 self.remember_inputs(graph.record(user))
@@ -239,6 +240,7 @@ class Transaction:
             return []
         changed = types != record.types
         if changed:
+            graph.reads.note("users", name)
             for user in graph.users_of(name):
                 self.remember_inputs(graph.record(user))
                 follow.append(user)
@@ -269,8 +271,7 @@ class Transaction:
         self, record: NodeRecord, old: tuple[TensorType, ...] | None, new: tuple[TensorType, ...]
     ) -> tuple[TensorType, ...]:
         """What an opaque module makes is known only for inputs as it had them."""
-        choice = hasattr(self._graph.context.opaque.get(record.path or ""), "opaque_reason")
-        if choice or old is None or old == new:
+        if record.is_choice or old is None or old == new:
             return record.types
         raise ShapeError(
             f"module {record.path!r} is opaque ({record.attrs['reason']}), so that it cannot be "
@@ -334,7 +335,7 @@ class Transaction:
             name = stack.pop()
             if name not in graph:
                 continue
-            graph.reads.note("use_count", name)
+            graph.reads.note_used(name)
             record = graph.record(name)
             if record.op == "input" or graph.is_used(name):
                 continue
