@@ -15,7 +15,6 @@ from retiarii.errors import InfeasibleError, SpaceError
 from retiarii.mutators.choice import Categorical, Domain, Raw
 
 if TYPE_CHECKING:
-    from retiarii.ir.graph import Graph
     from retiarii.search_space import SearchSpace
     from retiarii.space import ModelSpace
 
@@ -168,31 +167,3 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def parameter_count(graph: Graph) -> int:
-    """The number of a model's parameters, those of opaque submodules included."""
-    from retiarii.ir.infer import module_state
-
-    sizes: dict[str, int] = {}
-    for record in graph.records():
-        if record.path is None:
-            continue
-        if record.op == "opaque":
-            module = graph.context.opaque[record.path]
-            for name, parameter in module.named_parameters():
-                sizes[f"{record.path}.{name}"] = parameter.numel()
-        elif record.op == "parameter":
-            sizes[record.path] = _product(record.attrs["shape"])
-        elif record.op != "buffer":
-            for name, state in module_state(record.op, record.attrs).items():
-                if state.kind == "parameter":
-                    sizes[f"{record.path}.{name}"] = _product(state.type.shape)
-    return sum(n for key, n in sizes.items() if key not in graph.context.ties)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for each in shape:
-        total *= each
-    return total

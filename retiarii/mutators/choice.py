@@ -228,10 +228,6 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
         _active.reset(token)
 
 
-def active_recorder() -> Recorder | None:
-    return _active.get()
-
-
 def describe_options(options: Sequence[Any], label: str | None) -> Description:
     """A categorical description, checked.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+
+# (operation, the input that it reads), two for each node of a cell.
+Genes = Sequence[tuple[str, int]]
 
 # (channels, stride) -> layer
 Operation = Callable[[int, int], nn.Module]
@@ -141,3 +144,9 @@ class ByResolution(nn.Module):
 def placed(operation: Operation, channels: int, size: int, reduces: bool) -> nn.Module:
     """The layer for a place in a cell."""
     return ByResolution(operation, channels, size) if reduces else operation(channels, 1)
+
+
+def read_genes(text: str) -> Genes:
+    """A genotype as printed: ``"sep_conv_3x3 0 skip_connect 1"``, an operation and its input."""
+    words = text.split()
+    return [(op, int(source)) for op, source in zip(words[::2], words[1::2], strict=True)]

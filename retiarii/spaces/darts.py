@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import comb
 from types import MappingProxyType
@@ -16,12 +16,14 @@ from retiarii.space import ModelSpace
 from retiarii.spaces.blocks import pooled_head
 from retiarii.spaces.cell_ops import (
     FactorizedReduce,
+    Genes,
     Operation,
     avg_pool,
     dilated,
     max_pool,
     normed,
     placed,
+    read_genes,
     relu_conv,
     separable,
     skip,
@@ -39,8 +41,6 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     }
 )
 
-Genes = Sequence[tuple[str, int]]
-
 
 def decisions_darts(normal: Genes, reduce: Genes) -> dict[str, Any]:
     """Decisions for a genotype: two ``(operation, input)`` for each node of each cell."""
@@ -53,19 +53,14 @@ def decisions_darts(normal: Genes, reduce: Genes) -> dict[str, Any]:
     return made
 
 
-def _genes(text: str) -> Genes:
-    words = text.split()
-    return [(op, int(node)) for op, node in zip(words[::2], words[1::2], strict=True)]
-
-
 # The cells that second-order DARTS found.
 DARTS_V2: Mapping[str, Any] = MappingProxyType(
     decisions_darts(
-        _genes(
+        read_genes(
             "sep_conv_3x3 0 sep_conv_3x3 1 sep_conv_3x3 0 sep_conv_3x3 1 "
             "sep_conv_3x3 1 skip_connect 0 skip_connect 0 dil_conv_3x3 2"
         ),
-        _genes(
+        read_genes(
             "max_pool_3x3 0 max_pool_3x3 1 skip_connect 2 max_pool_3x3 1 "
             "max_pool_3x3 0 skip_connect 2 skip_connect 2 max_pool_3x3 1"
         ),

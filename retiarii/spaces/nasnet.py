@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import factorial
 from types import MappingProxyType
 from typing import Any
@@ -18,12 +18,14 @@ from retiarii.space import ModelSpace
 from retiarii.spaces.blocks import pooled_head
 from retiarii.spaces.cell_ops import (
     FactorizedReduce,
+    Genes,
     Operation,
     avg_pool,
     conv,
     dilated,
     max_pool,
     placed,
+    read_genes,
     relu_conv,
     separable,
     strided_skip,
@@ -65,8 +67,6 @@ PNAS_OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     }
 )
 
-Genes = Sequence[tuple[str, int]]
-
 
 def decisions_nasnet(cells: Mapping[str, Genes]) -> dict[str, Any]:
     """Decisions from two ``(operation, state)`` for each block of each kind of cell.
@@ -82,19 +82,14 @@ def decisions_nasnet(cells: Mapping[str, Genes]) -> dict[str, Any]:
     return made
 
 
-def _genes(text: str) -> Genes:
-    words = text.split()
-    return [(op, int(state)) for op, state in zip(words[::2], words[1::2], strict=True)]
-
-
 NASNET_A: Mapping[str, Any] = MappingProxyType(
     decisions_nasnet(
         {
-            "normal": _genes(
+            "normal": read_genes(
                 "sep_conv_5x5 1 sep_conv_3x3 0 sep_conv_5x5 0 sep_conv_3x3 0 avg_pool_3x3 1 "
                 "identity 0 avg_pool_3x3 0 avg_pool_3x3 0 sep_conv_3x3 1 identity 1"
             ),
-            "reduce": _genes(
+            "reduce": read_genes(
                 "sep_conv_5x5 1 sep_conv_7x7 0 max_pool_3x3 1 sep_conv_7x7 0 avg_pool_3x3 1 "
                 "sep_conv_5x5 0 identity 3 avg_pool_3x3 2 sep_conv_3x3 2 max_pool_3x3 1"
             ),
