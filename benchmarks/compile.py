@@ -3,7 +3,8 @@
     python benchmarks/compile.py [--seconds 3] [--json FILE] [--profile]
 
 Workloads: NAS-Bench-201 with one cell a stage (as in the fusion notes) and with its published five,
-and a wide space of 4^20; and what one edit costs on graphs of 100 and of 10,000 nodes. One core.
+single path one-shot as published, and a wide space of 4^20 made by a mutator; and what one edit
+costs on graphs of 100 and of 10,000 nodes. One core.
 """
 
 from __future__ import annotations
@@ -24,71 +25,7 @@ from rich.table import Table
 from torch import nn
 
 import retiarii as rt
-
-
-class Zero(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 0.0
-
-
-def conv(channels: int, kernel: int) -> nn.Module:
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(channels),
-    )
-
-
-class Cell201(nn.Module):
-    """Four nodes, six edges, five operations each; all cells share their decisions."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        for source, target in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]:
-            edge = f"edge{source}{target}"
-            options = {
-                "none": Zero(),
-                "skip_connect": nn.Identity(),
-                "nor_conv_1x1": conv(channels, 1),
-                "nor_conv_3x3": conv(channels, 3),
-                "avg_pool_3x3": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
-            }
-            self.add_module(edge, rt.LayerChoice(options, label=edge))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        nodes = [x]
-        for target in (1, 2, 3):
-            parts = [getattr(self, f"edge{s}{target}")(nodes[s]) for s in range(target)]
-            nodes.append(sum(parts[1:], start=parts[0]))
-        return nodes[3]
-
-
-class Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 2 * channels, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(2 * channels),
-            nn.ReLU(),
-            nn.Conv2d(2 * channels, 2 * channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(2 * channels),
-        )
-        self.down = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, 2 * channels, 1, bias=False))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x) + self.down(x)
-
-
-def nas_bench_201(cells: int) -> rt.ModelSpace:
-    channels = 16
-    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels)]
-    for stage in range(3):
-        layers += [Cell201(channels) for _ in range(cells)]
-        if stage < 2:
-            layers.append(Residual(channels))
-            channels *= 2
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
-    return rt.ModelSpace(nn.Sequential(*layers), torch.zeros(2, 3, 32, 32))
+from retiarii.spaces import nas_bench_201, spos
 
 
 class OneOfFour(rt.Mutator):
@@ -167,8 +104,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     spaces = {
-        "NAS-Bench-201, 3 cells": nas_bench_201(1),
-        "NAS-Bench-201, 15 cells": nas_bench_201(5),
+        "NAS-Bench-201, 3 cells": nas_bench_201(cells=1),
+        "NAS-Bench-201, 15 cells": nas_bench_201(),
+        "single path one-shot, 4^20": spos(),
         "wide, 4^20": wide(),
     }
     table = Table("space", "nodes", "sample/s", "to hash/s", "to module/s")

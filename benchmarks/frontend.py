@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compile import edit_cost, nas_bench_201, rates, wide
+from compile import edit_cost, rates, wide
 from torch import fx, nn
 
 import retiarii as rt
+from retiarii.spaces import nas_bench_201
 
 SIZES = (100, 1_000, 10_000)
 
@@ -129,8 +130,8 @@ def measure(seconds_each: float, nni: Path | None) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "parse": {name: parse_ratio(*pair) for name, pair in models().items()},
         "candidates a second": {
-            "NAS-Bench-201, 3 cells": rates(nas_bench_201(1), seconds_each),
-            "NAS-Bench-201, 15 cells": rates(nas_bench_201(5), seconds_each),
+            "NAS-Bench-201, 3 cells": rates(nas_bench_201(cells=1), seconds_each),
+            "NAS-Bench-201, 15 cells": rates(nas_bench_201(), seconds_each),
             "wide, 4^20": rates(wide(), seconds_each),
         },
         "microseconds an edit": {"ours": {n: edit_cost(n) for n in SIZES}},

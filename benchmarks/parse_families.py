@@ -1,11 +1,14 @@
 """Which models lower, how far, and how fast: timm's families, torchvision and transformers.
 
     RETIARII_ZOO=FOLDER python benchmarks/parse_families.py [timm torchvision transformers]
-        [--only WORD] [--out benchmarks/results]
+        [--only WORD] [--compare MILLIONS] [--out benchmarks/results]
 
 ``FOLDER`` has the packages (``pip install --no-deps --target FOLDER timm==1.0.31 torchvision
 transformers ...``); without it they are taken from where Python finds them. One thread; times are
-the least of ``--repeats`` runs, ours and those of ``torch.fx.symbolic_trace`` side by side.
+the least of ``--repeats`` runs, ours and those of ``torch.fx.symbolic_trace`` side by side. With
+``--compare``, models of at most so many million parameters are also built from their graphs and run
+beside the originals, in double precision: outputs, gradients, buffers and ``state_dict`` keys, in
+training and evaluation mode.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from rich.table import Table
 from torch import fx, nn
 
 from retiarii.ir.parse import parse
+from retiarii.testing.parsing import assert_same_run, doubled
 from retiarii.testing.zoo import SAMPLES, Sample
 
 
@@ -50,7 +54,27 @@ def by_fx(model: nn.Module, repeats: int) -> float | None:
         return None
 
 
-def measure(sample: Sample, repeats: int) -> dict[str, Any]:
+def differs(sample: Sample) -> str:
+    """What the built module does in another way than the model; empty if nothing."""
+    torch.manual_seed(0)
+    model, inputs = sample.make().double(), doubled(sample.inputs())
+    built = parse(model, inputs).to_module()
+    if list(built.state_dict()) != list(model.state_dict()):
+        return "other state_dict keys"
+    model.load_state_dict(built.state_dict(), strict=True)
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    for training in (True, False):
+        try:
+            assert_same_run(model.train(training), built.train(training), inputs)
+        except AssertionError as error:
+            mode = "training" if training else "evaluation"
+            return f"{mode}: {(str(error).splitlines() or ['other structure'])[0]}"
+        model.load_state_dict(start)
+        built.load_state_dict(start)
+    return ""
+
+
+def measure(sample: Sample, repeats: int, compared: float) -> dict[str, Any]:
     """One row of the table."""
     torch.manual_seed(0)
     row: dict[str, Any] = {"name": sample.name}
@@ -67,6 +91,9 @@ def measure(sample: Sample, repeats: int) -> dict[str, Any]:
         ]
         row["parse"] = seconds(lambda: parse(model, inputs), repeats)
         row["fx"] = by_fx(model, repeats)
+        if sum(p.numel() for p in model.parameters()) <= compared * 1e6:
+            del model, graph
+            row["differs"] = differs(sample)
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return row
@@ -87,6 +114,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "failed": sum("error" in row for row in own),
             "without opaque nodes": sum(row.get("opaque") == 0 for row in own),
             "fx fails": sum("error" not in row and row["fx"] is None for row in own),
+            "compared": sum("differs" in row for row in own),
+            "compute the same": sum(row.get("differs") == "" for row in own),
             "parse over fx, median": round(statistics.median(ratios), 2) if ratios else None,
             "parse over fx, worst": round(max(ratios), 2) if ratios else None,
             "within 3x": f"{sum(ratio <= 3 for ratio in ratios)} of {len(ratios)}",
@@ -96,7 +125,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def cells(row: dict[str, Any]) -> list[str]:
     if "error" in row:
-        return [row["name"], "", "", "", "", row["error"]]
+        return [row["name"], "", "", "", "", "", row["error"]]
     traced = "fails" if row["fx"] is None else f"{row['fx'] * 1000:.0f}"
     why = "; ".join(row["why"])
     return [
@@ -105,11 +134,12 @@ def cells(row: dict[str, Any]) -> list[str]:
         str(row["opaque"]),
         f"{row['parse'] * 1000:.0f}",
         traced,
-        why,
+        {None: "not compared", "": "yes"}.get(row.get("differs"), "no"),
+        "; ".join(filter(None, (why, row.get("differs")))),
     ]
 
 
-HEAD = ["model", "nodes", "opaque", "parse ms", "fx ms", "why opaque"]
+HEAD = ["model", "nodes", "opaque", "parse ms", "fx ms", "same", "why opaque"]
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -133,6 +163,7 @@ def main() -> None:
     parser.add_argument("packages", nargs="*", default=list(SAMPLES), help=", ".join(SAMPLES))
     parser.add_argument("--only", default="", help="a part of the model's name")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compare", type=float, default=0, help="millions of parameters")
     parser.add_argument("--out", type=Path, help="folder for parse_families.md and .json")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -147,7 +178,7 @@ def main() -> None:
             continue
         for sample in samples:
             if given.only in sample.name:
-                rows.append(measure(sample, given.repeats))
+                rows.append(measure(sample, given.repeats, given.compare))
                 console.print("  ".join(cells(rows[-1])), style="dim", highlight=False)
                 gc.collect()
     table = Table(*HEAD)

@@ -27,6 +27,7 @@ from retiarii.mutators.choice import (
     show,
 )
 from retiarii.mutators.layers import Placeholder
+from retiarii.mutators.resolve import Resolver
 from retiarii.seeding import derive
 from retiarii.user_code import defined_at, users_line
 
@@ -36,10 +37,17 @@ _KEPT = 64
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A model as a graph, with its choices that are layers, by module path."""
+    """A model as a graph, with its choices that are layers, by module path.
+
+    Attributes:
+        graph: with a node for each of these choices.
+        placeholders: the choices.
+        resolver: makes them.
+    """
 
     graph: Graph
     placeholders: Mapping[str, Placeholder]
+    resolver: Resolver
 
     @staticmethod
     def of(module: nn.Module, example_inputs: Any) -> Lowered:
@@ -50,7 +58,7 @@ class Lowered:
         """
         graph = parse(module, example_inputs)
         found = {p: m for p, m in module.named_modules() if isinstance(m, Placeholder)}
-        return Lowered(graph, MappingProxyType(found))
+        return Lowered(graph, MappingProxyType(found), Resolver(graph, found))
 
 
 class Base(ABC):

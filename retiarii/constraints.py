@@ -130,7 +130,7 @@ class Refusals:
         last = self._last[most]
         if not most and not others:
             return InfeasibleError(
-                f"none of {self._number} samples was feasible; the last: {last.cause}",
+                f"{last.cause} (the last of {self._number} samples, none of which was feasible)",
                 where=last.where,
                 fix=last.fix,
             )

@@ -16,6 +16,7 @@ from retiarii.errors import InfeasibleError, SpaceError
 from retiarii.ir.build.inherit import inherit
 from retiarii.ir.build.module import to_module
 from retiarii.ir.graph import Graph, Pattern, frozen_pattern
+from retiarii.ir.transfer import transferred
 from retiarii.mutators.choice import (
     Categorical,
     Chooser,
@@ -61,14 +62,16 @@ class Candidate:
 
         Args:
             seed: initialises what has no other weights.
-            parent: another candidate's ``state_dict``: all with the same path and shape is copied.
+            parent: another candidate's ``state_dict``: all with the same path and shape is copied,
+                after growth and pruning (`widen`, `deepen`, `prune_channels`) did to it what they
+                did to this candidate.
 
         Raises:
             SpaceError: ``parent`` is no ``state_dict``.
         """
         module = self._build(seed)
         if parent is not None:
-            inherit(module, parent)
+            inherit(module, parent, self.graph.context.transfers)
         return module
 
     def canonical_hash(self) -> str:
@@ -288,8 +291,9 @@ class ModelSpace:
 
     def _replay(self, recorder: Recorder) -> tuple[Candidate, tuple[Decision, ...]]:
         lowered = self._base.lower(recorder)
-        graph, plan = lowered.graph.copy(), self._plan(lowered.placeholders)
-        progress = plan.begin(graph)
+        plan = self._plan(lowered.placeholders)
+        graph, todo = lowered.resolver.resolve(recorder)
+        progress = plan.resume(todo)
         while (following := plan.next(graph, progress)) is not None:
             progress = plan.perform(graph, *following, recorder)
         decisions = recorder.decisions
@@ -303,6 +307,8 @@ class ModelSpace:
         weights = self._base.weights(decisions, seed)
         if weights is not None and isinstance(self._base, GivenBase):
             weights = graph.context.weights  # with what mutators made of them
+        elif weights is not None:
+            weights = transferred(weights, graph.context.transfers)
         module = to_module(graph, seed=seed, weights=weights)
         if self._init is not None:
             with torch.random.fork_rng(devices=[]):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from retiarii.ir.infer import TypeCache
+from retiarii.ir.transfer import Transfer
 from retiarii.ir.types import Attrs, Result
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class GraphContext:
         opaque: module path -> a submodule that could not be lowered.
         modes: module path -> training flag, where it differs from ``training``.
         frozen: state_dict keys of parameters that take no gradient.
+        fixed: what the graph holds for one value of only, that at which it was parsed: "batch",
+            "training" (the model's mode). Elsewhere the built module raises.
+        transfers: what growth and pruning did to the weights since they were parsed, in order.
         types: the memory of type inference.
         completed: the memory of constructor arguments with their defaults.
         layers: the memory of the arguments of layers that are spliced in again and again.
@@ -70,6 +74,8 @@ class GraphContext:
     opaque: Mapping[str, nn.Module] = field(default_factory=lambda: _EMPTY)
     modes: Mapping[str, bool] = field(default_factory=lambda: _EMPTY)
     frozen: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
+    transfers: tuple[Transfer, ...] = ()
     types: TypeCache = field(default_factory=TypeCache)
     completed: dict[tuple[str, Attrs], Attrs] = field(default_factory=dict)
     layers: MutableMapping[nn.Module, tuple[tuple[str, str, Attrs], ...] | None] = field(

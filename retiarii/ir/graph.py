@@ -8,6 +8,7 @@ from typing import Any
 
 from retiarii.errors import GraphError, RetiariiError
 from retiarii.ir.context import GraphContext
+from retiarii.ir.edit.order import Order
 from retiarii.ir.edit.rewrites import Rewrites
 from retiarii.ir.edit.scope import EditScope
 from retiarii.ir.faces import Faces
@@ -70,6 +71,24 @@ class Graph(Structure, Faces, Rewrites):
         self.settle()
         twin = Graph(self.context)
         self._copy_to(twin)
+        return twin
+
+    def with_nodes(
+        self, records: dict[str, NodeRecord], outputs: tuple[Ref, ...], suffixes: dict[str, int]
+    ) -> Graph:
+        """A graph with the same inputs and context, and other nodes, taken as right.
+
+        Args:
+            records: by name, in topological order; the graph's own from then on.
+            outputs: as many as there are.
+            suffixes: see `Structure.suffixes`.
+        """
+        twin = Graph(self.context)
+        twin.order = Order(records)
+        twin.output_structure = self.output_structure
+        twin._records, twin._outputs = records, outputs
+        twin._inputs, twin._twins, twin._suffix = self._inputs, self._twins, suffixes
+        del twin._users
         return twin
 
     # --- reading -----------------------------------------------------------------------------

@@ -78,29 +78,71 @@ class NodeRecord:
         )
 
 
-class Node:
-    """A handle on one node of one graph; reads what the graph holds now."""
+class _Handle:
+    """A tensor of a graph: the node's name, and which of its results."""
 
-    __slots__ = ("_graph", "_name")
+    __slots__ = ("_graph", "_index", "_name")
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, index: int = 0) -> None:
         self._graph = graph
         self._name = name
+        self._index = index
 
     @property
     def graph(self) -> Graph:
         return self._graph
 
     @property
+    def name(self) -> str:
+        """The node's name, unique in the graph; the module path where there is one."""
+        self._graph.reads.note_name(self._name)
+        return self._name
+
+    @property
+    def type(self) -> TensorType:
+        """The type of the tensor."""
+        return self._types()[self._index]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, at the example batch size."""
+        return self.type.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.type.dtype
+
+    def _types(self) -> tuple[TensorType, ...]:
+        self._graph.reads.note("types", self._name)
+        return self._graph.settled(self._name).types
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Handle) or type(other) is not type(self):
+            return NotImplemented
+        self._graph.reads.note("whole")
+        return (
+            self._graph is other._graph
+            and self._name == other._name
+            and self._index == other._index
+        )
+
+    def __hash__(self) -> int:
+        self._graph.reads.note("whole")
+        return hash((self._name, self._index))
+
+
+class Node(_Handle):
+    """A handle on one node of one graph; reads what the graph holds now."""
+
+    __slots__ = ()
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        super().__init__(graph, name)
+
+    @property
     def record(self) -> NodeRecord:
         self._graph.reads.note("whole")
         return self._graph.record(self._name)
-
-    @property
-    def name(self) -> str:
-        """Unique in the graph; the module path where there is one."""
-        self._graph.reads.note_name(self._name)
-        return self._name
 
     @property
     def op(self) -> str:
@@ -131,8 +173,7 @@ class Node:
     @property
     def types(self) -> tuple[TensorType, ...]:
         """The type of each tensor it makes."""
-        self._graph.reads.note("types", self._name)
-        return self._graph.settled(self._name).types
+        return self._types()
 
     @property
     def type(self) -> TensorType:
@@ -149,15 +190,6 @@ class Node:
                 fix="name one: node[0], or read node.types",
             )
         return types[0]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape, at the example batch size."""
-        return self.type.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.type.dtype
 
     @property
     def path(self) -> str | None:
@@ -180,16 +212,6 @@ class Node:
     def __iter__(self) -> Iterable[Value]:
         return iter(Value(self._graph, self._name, i) for i in range(len(self.types)))
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Node):
-            return NotImplemented
-        self._graph.reads.note("whole")
-        return self._graph is other._graph and self._name == other._name
-
-    def __hash__(self) -> int:
-        self._graph.reads.note("whole")
-        return hash(self._name)
-
     def __repr__(self) -> str:
         self._graph.reads.note("whole")
         if self._name not in self._graph:
@@ -198,19 +220,10 @@ class Node:
         return f"<Node {self._name!r}: {record.op} -> {', '.join(map(str, record.types))}>"
 
 
-class Value:
+class Value(_Handle):
     """One tensor: a result of a node. A Node serves wherever a Value does, meaning its first."""
 
-    __slots__ = ("_graph", "_index", "_name")
-
-    def __init__(self, graph: Graph, name: str, index: int = 0) -> None:
-        self._graph = graph
-        self._name = name
-        self._index = index
-
-    @property
-    def graph(self) -> Graph:
-        return self._graph
+    __slots__ = ()
 
     @property
     def node(self) -> Node:
@@ -225,36 +238,6 @@ class Value:
     @property
     def ref(self) -> Ref:
         return Ref(self._name, self._index)
-
-    @property
-    def name(self) -> str:
-        """The name of the node that makes it."""
-        self._graph.reads.note_name(self._name)
-        return self._name
-
-    @property
-    def type(self) -> TensorType:
-        self._graph.reads.note("types", self._name)
-        return self._graph.settled(self._name).types[self._index]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape, at the example batch size."""
-        return self.type.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.type.dtype
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Value):
-            return NotImplemented
-        self._graph.reads.note("whole")
-        return self._graph is other._graph and self.ref == other.ref
-
-    def __hash__(self) -> int:
-        self._graph.reads.note("whole")
-        return hash(self.ref)
 
     def __repr__(self) -> str:
         self._graph.reads.note("whole")

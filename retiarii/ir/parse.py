@@ -8,6 +8,7 @@ cannot be lowered makes the smallest submodule that holds it one opaque node.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import nn
@@ -15,19 +16,11 @@ from torch import nn
 from retiarii.errors import ParseError
 from retiarii.ir.graph import Graph
 from retiarii.ir.tracing.assemble import assemble
-from retiarii.ir.tracing.by_mode import merge_modes
 from retiarii.ir.tracing.events import Trace
+from retiarii.ir.tracing.general import Generaliser
 from retiarii.ir.tracing.isolate import undisturbed
 from retiarii.ir.tracing.session import Session
-from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable
-from retiarii.ir.tracing.unify import (
-    DivergedError,
-    Solve,
-    solve_batch,
-    solve_both,
-    solve_nothing,
-    unify,
-)
+from retiarii.ir.tracing.signals import Unlowerable
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -54,11 +47,12 @@ def parse(module: nn.Module | ExportedProgram, example_inputs: Any = None) -> Gr
     Raises:
         ParseError: the module does not run on its example inputs.
     """
-    if _is_program(module):
-        from retiarii.ir.tracing.exported import example_of, opened
+    program = module if _is_program(module) else None
+    if program is not None:
+        from retiarii.ir.tracing.exported import example_of, fixed_by, opened
 
-        example_inputs = example_of(module) if example_inputs is None else example_inputs
-        module = opened(module)
+        example_inputs = example_of(program) if example_inputs is None else example_inputs
+        module = opened(program)
     if not isinstance(module, nn.Module):
         raise ParseError(
             f"a {type(module).__name__} cannot be parsed",
@@ -67,7 +61,8 @@ def parse(module: nn.Module | ExportedProgram, example_inputs: Any = None) -> Gr
         )
     with undisturbed(module) as original:
         session = Session(module, example_inputs, original)
-        trace = _stable(session)
+        fixed = fixed_by(program, session.inputs.batch) if program is not None else frozenset()
+        trace = _stable(session, fixed)
         return assemble(trace, session.inputs, session.state, session.sources(), module.training)
 
 
@@ -77,12 +72,20 @@ def _is_program(module: Any) -> TypeGuard[ExportedProgram]:
     return export is not None and isinstance(module, export.ExportedProgram)
 
 
-def _stable(session: Session) -> Trace:
-    """A trace for every batch size and both modes, with ever more submodules opaque."""
+def _stable(session: Session, fixed: frozenset[str]) -> Trace:
+    """A trace for every batch size and both modes, with ever more submodules opaque.
+
+    Args:
+        session: makes traces.
+        fixed: what is known to be one in advance.
+    """
     while True:
         try:
             first = session.first()
-            return first if "" in session.opaque else _generalise(session, first)
+            if "" in session.opaque or "batch" in fixed:
+                return replace(first, fixed=fixed)
+            general = Generaliser(session, first).general()
+            return replace(general, fixed=general.fixed | fixed)
         except Unlowerable as signal:
             if signal.reads and not session.compiling:
                 session.compiling = True
@@ -98,118 +101,3 @@ def _stable(session: Session) -> Trace:
                     fix="return tensors, or structures of them, from forward",
                 ) from None
             session.opaque[path] = signal
-
-
-def _generalise(session: Session, first: Trace) -> Trace:
-    """Compares the trace with others, at other batch sizes and in the other mode.
-
-    Raises:
-        Unlowerable: a submodule depends on either in a way that no node stands for.
-    """
-    for batch in _other_batches(session):
-        both = _attempt(session, batch, not first.training)
-        if both is None:
-            continue
-        try:
-            return unify(first, both, solve_nothing)
-        except DivergedError:
-            pass
-        try:
-            told = _confirmed(session, unify(first, both, solve_both(first, both)), batch)
-        except DivergedError:
-            told = None
-        return _step_by_step(session, first, both) if told is None else told
-    return _step_by_step(session, first)
-
-
-def _step_by_step(session: Session, first: Trace, both: Trace | None = None) -> Trace:
-    """Compares with one trace after the other that differs in one thing only.
-
-    Args:
-        both: a trace that differs in both, if there is one already.
-    """
-    # Once more: what the model's functions keep (an `lru_cache`) is there by now.
-    again = _attempt(session, first.batch, first.training) or first
-    general = _in_both_modes(session, again)
-    for batch in _other_batches(session):
-        made = _attempt(session, batch, first.training)
-        if made is not None:
-            made = _in_both_modes(session, made, both)
-            solve = solve_batch(first.batch, batch)
-            told = _unified(general, made, solve)
-            return _confirmed(session, told, batch, merged=True) or told
-    return general
-
-
-def _in_both_modes(session: Session, trace: Trace, known: Trace | None = None) -> Trace:
-    """The trace, with what the model does in the other mode at the same batch size.
-
-    Args:
-        known: a trace in the other mode, perhaps at that batch size.
-    """
-    other = known
-    if known is None or known.batch != trace.batch:
-        other = _attempt(session, trace.batch, not trace.training)
-    if other is None:
-        return trace
-    try:
-        return unify(trace, other, solve_nothing)
-    except DivergedError:
-        return merge_modes(trace, other)
-
-
-def _confirmed(session: Session, trace: Trace, seen: int, *, merged: bool = False) -> Trace | None:
-    """Checks what two batch sizes told against a third one; ``None`` if the model runs at none.
-
-    Args:
-        trace: what they told.
-        seen: the second of them.
-        merged: whether it holds what single traces of both modes do.
-
-    Raises:
-        DivergedError, Unlowerable: it does not hold.
-    """
-    for batch in (3 * seen + 1, 4 * seen):
-        made = _attempt(session, batch, trace.training)
-        if made is None:
-            continue
-        solve = solve_batch(trace.batch, batch)
-        if not merged:
-            return unify(trace, made, solve_nothing)
-        return _unified(trace, _in_both_modes(session, made), solve)
-    return None
-
-
-def _other_batches(session: Session) -> tuple[int, ...]:
-    """Batch sizes to try, until the model runs at one."""
-    batch = session.inputs.batch
-    return (4 * batch, 2 * batch, batch + 1) if session.inputs.has_batch else ()
-
-
-def _attempt(session: Session, batch: int, training: bool) -> Trace | None:
-    """A trace elsewhere; ``None`` if the model does not run there.
-
-    Raises:
-        Unlowerable: something that no node stands for happens there.
-    """
-    try:
-        try:
-            return session.trace(batch, training)
-        except NeedsRealTypes:
-            session.run_for_real()
-            return session.trace(batch, training)
-    except (Broken, NeedsRealTypes):
-        return None
-    except Unlowerable as signal:
-        if signal.failed:
-            return None
-        raise
-
-
-def _unified(one: Trace, two: Trace, solve: Solve) -> Trace:
-    try:
-        return unify(one, two, solve)
-    except DivergedError as error:
-        raise Unlowerable(
-            f"depends on the batch size: {error.detail}", error.where, error.path
-        ) from None

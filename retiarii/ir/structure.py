@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from retiarii.errors import GraphError, nearest
@@ -27,19 +27,35 @@ class Structure:
         self.order = Order()
         self.output_structure: Any = Result(0)
         self._records: dict[str, NodeRecord] = {}
-        self._users: dict[str, dict[str, int]] = {}
+        self._users = {}
         self._outputs: tuple[Ref, ...] = ()
         self._inputs: tuple[str, ...] = ()
         self._twins: Mapping[str, tuple[str, ...]] = {}
         self._suffix: dict[str, int] = {}
         self.under_edit: Transaction | None = None
 
+    @cached_property
+    def _users(self) -> dict[str, dict[str, int]]:
+        """Who reads each node, and how often; counted when that is asked first."""
+        users: dict[str, dict[str, int]] = {name: {} for name in self._records}
+        for name, record in self._records.items():
+            for ref in record.inputs:
+                of = users[ref.node]
+                of[name] = of.get(name, 0) + 1
+        for ref in self._outputs:
+            of = users[ref.node]
+            of[_OUTPUT] = of.get(_OUTPUT, 0) + 1
+        return users
+
     def _copy_to(self, twin: Structure) -> None:
         twin.order = self.order.copy()
         twin.output_structure = self.output_structure
         twin._records = self._records.copy()
-        # Inner dicts are replaced, never changed: see _count_user.
-        twin._users = self._users.copy()
+        if "_users" in self.__dict__:
+            # Inner dicts are replaced, never changed: see _count_user.
+            twin._users = self._users.copy()
+        else:
+            del twin._users
         twin._outputs = self._outputs
         twin._inputs = self._inputs
         twin._twins = self._twins
@@ -60,6 +76,11 @@ class Structure:
                 f"node {name!r} is not in the graph (it was removed, or is of another graph)",
                 fix=self.suggest(name),
             ) from None
+
+    @property
+    def suffixes(self) -> Mapping[str, int]:
+        """The last number put behind each name that was taken."""
+        return self._suffix
 
     def output_refs(self) -> tuple[Ref, ...]:
         return self._outputs

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from retiarii.errors import GraphError
-from retiarii.ir.edit.coupling import Coupling, couple
+from retiarii.ir.edit.coupling import Coupling, Place, couple, spread_from
 from retiarii.ir.edit.editing import own_name
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import Node
+from retiarii.ir.transfer import Transfer
 from retiarii.mutators.mutator import Mutator
-from retiarii.mutators.resample import Shares, group_count, put_weights, resample
+from retiarii.mutators.resample import Shares, group_count, put_transfer, resample
 
 _CONVS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -40,8 +41,10 @@ def widen(graph: Graph, node: Node, width: int, *, seed: int = 0, noise: float =
 
     Args:
         graph: the graph.
-        node: a convolution, a Linear or an Embedding.
-        width: its channels afterwards, more than now.
+        node: a convolution, a Linear, a Bilinear, an embedding, or a recurrent layer (its hidden
+            size, in all of its layers and directions).
+        width: its channels afterwards, more than now; where channels can only change together (of a
+            head, of the two halves of a gate), more by whole such parts.
         seed: which channels are repeated.
         noise: how unevenly the readers' weights are divided. Evenly (0), copies get equal
             gradients and stay copies; unevenly, they part, and the function is kept all the same.
@@ -51,7 +54,13 @@ def widen(graph: Graph, node: Node, width: int, *, seed: int = 0, noise: float =
             the model, groups that would differ in size, or an operation that is not known.
     """
     name = own_name(graph, node)
-    coupling = couple(graph, name)
+    grow(graph, name, couple(graph, name), width, seed=seed, noise=noise)
+
+
+def grow(
+    graph: Graph, name: str, coupling: Coupling, width: int, *, seed: int, noise: float
+) -> None:
+    """Widens all that is coupled. See `widen`."""
     if width <= coupling.size:
         raise GraphError(
             f"{name!r} has {coupling.size} channels already, and {width} are no more",
@@ -66,10 +75,14 @@ def widen(graph: Graph, node: Node, width: int, *, seed: int = 0, noise: float =
             where=f"node {mixer!r}",
             fix="graph.update(node, ...) widens it with fresh weights",
         )
+    if not 0 <= noise < 1:
+        raise GraphError(f"noise={noise} could leave a copy no part", fix="give 0 <= noise < 1")
     _refuse_ties(graph, coupling)
-    shares = _repeated(graph, coupling, width, random.Random(seed), noise)
+    _refuse_other_uses(graph, coupling)
+    shares = _repeated(graph, name, coupling, width, random.Random(seed), noise)
     with graph.edits():
         resample(graph, coupling, shares)
+        _check_copies(graph, coupling, shares)
 
 
 def _refuse_ties(graph: Graph, coupling: Coupling) -> None:
@@ -85,18 +98,64 @@ def _refuse_ties(graph: Graph, coupling: Coupling) -> None:
             )
 
 
+def _refuse_other_uses(graph: Graph, coupling: Coupling) -> None:
+    """A raw weight whose columns are divided must be read in products only."""
+    for _, place in coupling.products:
+        for user in graph.users_of(place.node):
+            if (user, place) not in coupling.products:
+                raise GraphError(
+                    f"{place.node!r} is multiplied with all channels, and read by {user!r} too",
+                    where=f"node {user!r}",
+                    fix="graph.update(node, ...) widens it with fresh weights",
+                )
+
+
+def _check_copies(graph: Graph, coupling: Coupling, shares: Shares) -> None:
+    """Each copy is where the operations on the way look for it."""
+    ids: dict[tuple[int, int], int] = {}
+    wanted: dict[Place, tuple[int, ...]] = {}
+    for place, channels in coupling.channels.items():
+        copies = shares.layout(channels).copies
+        wanted[place] = tuple(
+            ids.setdefault(copy, len(ids)) if copy[0] >= 0 else -1 for copy in copies
+        )
+    found = spread_from(graph, coupling.start, wanted[coupling.start])
+    plain = len(set(found.units)) == len(found.units)
+    if not plain or any(found.channels.get(p) != _renumbered(found, w) for p, w in wanted.items()):
+        raise GraphError(
+            f"{coupling.start.node!r} cannot be widened exactly: its copies would be in another "
+            "order than they are read in",
+            where=f"node {coupling.start.node!r}",
+            fix="graph.update(node, ...) widens it with fresh weights",
+        )
+
+
+def _renumbered(found: Coupling, channels: Sequence[int]) -> tuple[int, ...]:
+    return tuple(found.units[c] if c >= 0 else -1 for c in channels)
+
+
 def _repeated(
-    graph: Graph, coupling: Coupling, width: int, rng: random.Random, noise: float
+    graph: Graph, name: str, coupling: Coupling, width: int, rng: random.Random, noise: float
 ) -> Shares:
-    size = coupling.size
+    size = max(coupling.units) + 1
+    together = coupling.size // size
+    more, rest = divmod(width - coupling.size, together)
+    sizes = {coupling.units.count(unit) for unit in range(size)}
+    if rest or len(sizes) > 1:
+        raise GraphError(
+            f"{name!r} has {coupling.size} channels in {size} parts that stay whole, and cannot "
+            f"have {width}",
+            where=f"node {name!r}",
+            fix=f"add a multiple of {together} channels",
+        )
     layers = [graph.record(n) for n in (*coupling.makers, *coupling.readers)]
     groups = lcm(*(group_count(record) for record in layers))
-    if size % groups or width % groups:
+    if size % groups or more % groups:
         groups = 1  # what does not divide is refused where the groups are
     copies = [1] * size
     each = size // groups
     for group in range(groups):
-        for _ in range((width - size) // groups):
+        for _ in range(more // groups):
             copies[group * each + rng.randrange(each)] += 1
     return Shares(tuple(_divided(n, rng, noise) for n in copies))
 
@@ -229,7 +288,8 @@ def _keep(graph: Graph, node: Node, weights: Mapping[str, torch.Tensor]) -> None
     """Lets a node that was inserted start from these weights."""
     record = graph.record(node._name)
     graph.put(record.with_(fresh=False))
-    put_weights(graph, {f"{record.path}.{key}": tensor for key, tensor in weights.items()})
+    given = {f"{record.path}.{key}": tensor for key, tensor in weights.items()}
+    put_transfer(graph, Transfer(given=given))
 
 
 class Net2Wider(Mutator):
@@ -248,8 +308,11 @@ class Net2Wider(Mutator):
         factor = self.choice(self.factors, label="factor")
         if factor == 1:
             return
-        width = couple(graph, own_name(graph, target)).size
-        widen(graph, target, round(width * factor), noise=self.noise)
+        units = couple(graph, own_name(graph, target)).units
+        number = max(units) + 1  # of parts that stay whole: channels, heads
+        width = round(number * factor) * (len(units) // number)
+        if width > len(units):
+            widen(graph, target, width, noise=self.noise)
 
 
 class Net2Deeper(Mutator):

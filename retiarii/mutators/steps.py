@@ -6,7 +6,7 @@ A step asks its choices and edits the graph. What remains to be done after some 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from retiarii.ir.node import Node
 from retiarii.mutators.choice import Decision, Recorder, show
 from retiarii.mutators.layers import Placeholder
 from retiarii.mutators.mutator import Application, Mutator, applying
+from retiarii.mutators.resolve import unresolved
 from retiarii.user_code import defined_at, users_line
 
 
@@ -72,7 +73,11 @@ class Plan:
     def begin(self, graph: Graph) -> Progress:
         if not self.placeholders:
             return Progress(())
-        return Progress(tuple(Resolve(name) for name in self._unresolved(graph, list(graph.order))))
+        return self.resume(unresolved(graph, list(graph.order), self.placeholders))
+
+    def resume(self, todo: Iterable[str]) -> Progress:
+        """What is left to do where these placeholders' nodes are still to be resolved."""
+        return Progress(tuple(map(Resolve, todo)))
 
     def next(self, graph: Graph, progress: Progress) -> tuple[Step, Progress] | None:
         """The next step and what is left after it; ``None`` when nothing is left."""
@@ -103,10 +108,6 @@ class Plan:
         self._mutate(graph, step, recorder)
         return rest
 
-    def _unresolved(self, graph: Graph, names: list[str]) -> list[str]:
-        records = map(graph.record, names)
-        return [r.name for r in records if r.op == "opaque" and r.path in self.placeholders]
-
     def _resolve(self, graph: Graph, step: Resolve, rest: Progress, recorder: Recorder) -> Progress:
         path = graph.record(step.node).path
         assert path is not None
@@ -121,7 +122,7 @@ class Plan:
                 new = graph.transaction.new
         except (ShapeError, GraphError) as error:
             raise _infeasible(error, f"{type(placeholder).__name__} {path!r}", recorder) from error
-        nested = self._unresolved(graph, [n for n in new if n in graph])
+        nested = unresolved(graph, [n for n in new if n in graph], self.placeholders)
         return Progress((*(Resolve(n) for n in nested), *rest.todo), rest.next_mutator)
 
     def _mutate(self, graph: Graph, step: Mutate, recorder: Recorder) -> None:

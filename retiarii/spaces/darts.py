@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from math import comb
 from types import MappingProxyType
@@ -15,7 +15,6 @@ from retiarii.mutators.layers import Cell
 from retiarii.space import ModelSpace
 from retiarii.spaces.blocks import pooled_head
 from retiarii.spaces.cell_ops import (
-    FactorizedReduce,
     Genes,
     Operation,
     avg_pool,
@@ -24,10 +23,10 @@ from retiarii.spaces.cell_ops import (
     normed,
     placed,
     read_genes,
-    relu_conv,
     separable,
     skip,
 )
+from retiarii.spaces.cell_stack import CellStack
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
@@ -76,49 +75,6 @@ def darts_size(nodes: int = 4, operations: int = 7) -> int:
     return cell**2
 
 
-class _Network(nn.Module):
-    """A stem, ``cells`` cells of two kinds, a classifier."""
-
-    def __init__(
-        self,
-        make: Callable[[Mapping[str, Callable[[], nn.Module]], str], nn.Module],
-        operations: Mapping[str, Operation],
-        channels: int,
-        cells: int,
-        classes: int,
-        size: int,
-        nodes: int,
-    ) -> None:
-        super().__init__()
-        stem = 3 * channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem)
-        )
-        before, last, reduced = stem, stem, False
-        self.fit0, self.fit1, self.cells = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for i in range(cells):
-            reduces = i in (cells // 3, 2 * cells // 3)
-            if reduces:
-                channels, size = 2 * channels, size // 2
-            fit = FactorizedReduce if reduced else relu_conv
-            self.fit0.append(fit(before, channels))
-            self.fit1.append(relu_conv(last, channels))
-            layers = {
-                name: partial(placed, operation, channels, size, reduces)
-                for name, operation in operations.items()
-            }
-            self.cells.append(make(layers, "reduce" if reduces else "normal"))
-            before, last, reduced = last, nodes * channels, reduces
-        self.head = nn.Sequential(*pooled_head(last, classes))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        before = last = self.stem(x)
-        for fit0, fit1, cell in zip(self.fit0, self.fit1, self.cells, strict=True):
-            before, last = last, cell(fit0(before), fit1(last))
-        made: torch.Tensor = self.head(last)
-        return made
-
-
 def darts(
     channels: int = 36,
     cells: int = 20,
@@ -150,9 +106,21 @@ def darts(
         operations: name -> (channels, stride) -> layer.
     """
 
-    def make(layers: Mapping[str, Callable[[], nn.Module]], label: str) -> nn.Module:
-        return Cell(layers, nodes, label=label)
+    def make(channels: int, size: int, reduces: bool) -> nn.Module:
+        layers = {
+            name: partial(placed, operation, channels, size, reduces)
+            for name, operation in operations.items()
+        }
+        return Cell(layers, nodes, label="reduce" if reduces else "normal")
 
     with torch.device("meta"):
-        net = _Network(make, operations, channels, cells, classes, input_size, nodes)
+        net = CellStack(
+            make,
+            [i in (cells // 3, 2 * cells // 3) for i in range(cells)],
+            stem=3 * channels,
+            channels=channels,
+            size=input_size,
+            states=nodes,
+            head=lambda width: nn.Sequential(*pooled_head(width, classes)),
+        )
     return ModelSpace(net, torch.zeros(2, 3, input_size, input_size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import factorial
 from types import MappingProxyType
 from typing import Any
@@ -26,11 +27,11 @@ from retiarii.spaces.cell_ops import (
     max_pool,
     placed,
     read_genes,
-    relu_conv,
     separable,
     strided_skip,
     two_convs,
 )
+from retiarii.spaces.cell_stack import CellStack
 from retiarii.spaces.counted import CountedSpace
 
 NASNET_OPERATIONS: Mapping[str, Operation] = MappingProxyType(
@@ -188,44 +189,9 @@ class _Join(Mutator):
         graph.replace(target, graph.insert(torch.cat, unused, dim=1, name=f"{target.name}_unused"))
 
 
-class _Network(nn.Module):
-    def __init__(
-        self,
-        operations: Mapping[str, Operation],
-        kinds: tuple[str, str],
-        stem: int,
-        channels: int,
-        repeats: int,
-        stages: int,
-        blocks: int,
-        classes: int,
-        size: int,
-        held: bool = False,
-    ) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem)
-        )
-        self.fit0, self.fit1, self.cells = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        before, last, reduced = stem, stem, False
-        for i in range(stages * (repeats + 1) - 1):
-            reduces = i % (repeats + 1) == repeats
-            if reduces:
-                channels, size = 2 * channels, size // 2
-            self.fit0.append((FactorizedReduce if reduced else relu_conv)(before, channels))
-            self.fit1.append(relu_conv(last, channels))
-            self.cells.append(
-                _Cell(operations, blocks, channels, size, reduces, kinds[1 if reduces else 0], held)
-            )
-            before, last, reduced = last, (blocks + 2) * channels, reduces
-        self.head = nn.Sequential(nn.ReLU(), *pooled_head(last, classes))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        before = last = self.stem(x)
-        for fit0, fit1, cell in zip(self.fit0, self.fit1, self.cells, strict=True):
-            before, last = last, cell(fit0(before), fit1(last))
-        made: torch.Tensor = self.head(last)
-        return made
+def _reductions(repeats: int, stages: int) -> list[bool]:
+    """For each cell, whether it is one of the reduction cells between the stages."""
+    return [i % (repeats + 1) == repeats for i in range(stages * (repeats + 1) - 1)]
 
 
 def _space(
@@ -239,12 +205,32 @@ def _space(
     size: int,
     always_previous: bool = False,
 ) -> ModelSpace:
+    def make(channels: int, size: int, reduces: bool, held: bool = False) -> nn.Module:
+        return _Cell(operations, blocks, channels, size, reduces, kinds[reduces], held)
+
+    def head(channels: int) -> nn.Module:
+        return nn.Sequential(nn.ReLU(), *pooled_head(channels, classes))
+
     with torch.device("meta"):
-        stem = 3 * channels
-        net = _Network(operations, kinds, stem, channels, repeats, stages, blocks, classes, size)
+        net = CellStack(
+            make,
+            _reductions(repeats, stages),
+            stem=3 * channels,
+            channels=channels,
+            size=size,
+            states=blocks + 2,
+            head=head,
+        )
         # One cell of each kind that the network has asks all that there is to ask.
-        least = (min(repeats, 1), min(stages, 2))
-        small = _Network(operations, kinds, 2, 2, *least, blocks, 2, 8, held=True)
+        small = CellStack(
+            partial(make, held=True),
+            _reductions(min(repeats, 1), min(stages, 2)),
+            stem=2,
+            channels=2,
+            size=8,
+            states=blocks + 2,
+            head=head,
+        )
     space = CountedSpace(net, torch.zeros(2, 3, size, size))
     space.apply_mutator("cells.*.join*", _Join(always_previous))
     # Joining asks nothing and always succeeds.

@@ -57,10 +57,10 @@ def parsed(model: nn.Module, inputs: Any) -> Graph:
 
 def same_structure(one: Any, two: Any) -> None:
     """Both values have the same classes around their tensors."""
-    assert _taken_apart(one)[0] == _taken_apart(two)[0]
+    assert taken_apart(one)[0] == taken_apart(two)[0]
 
 
-def _taken_apart(value: Any) -> tuple[Any, list[torch.Tensor]]:
+def taken_apart(value: Any) -> tuple[Any, list[torch.Tensor]]:
     """The structure without its tensors, and those; objects that a model returns are entered."""
     tensors: list[torch.Tensor] = []
 
@@ -76,7 +76,7 @@ def assert_same_run(model: nn.Module, built: nn.Module, inputs: Any) -> None:
     one, gradients = _run(model, inputs)
     two, others = _run(built, inputs)
     same_structure(one, two)
-    for a, b in zip(_taken_apart(one)[1], _taken_apart(two)[1], strict=True):
+    for a, b in zip(taken_apart(one)[1], taken_apart(two)[1], strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-11)
     assert gradients.keys() == others.keys()
     for key, gradient in gradients.items():
@@ -96,7 +96,7 @@ def _run(model: nn.Module, inputs: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     output = call(model, passed)
     parts = [
         (t * torch.linspace(0.5, 1.5, t.numel()).view(t.shape)).sum()
-        for t in _taken_apart(output)[1]
+        for t in taken_apart(output)[1]
         if t.is_floating_point() and t.requires_grad
     ]
     if parts:

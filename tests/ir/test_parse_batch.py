@@ -63,3 +63,15 @@ def test_objects_that_are_their_attributes_are_returned() -> None:
     assert type(made) is Cache
     assert [k.shape for k in made.keys] == [(3, 4), (3, 4)]
     assert made.length == 2
+
+
+class Counts(nn.Module):
+    """Sizes that follow the batch, beside operators."""
+
+    def forward(self, x):
+        n = 2 * x.shape[0] - 1
+        return (x / n, x - n, x * n, x + n, n * x, n - x, n / x)
+
+
+def test_sizes_beside_operators() -> None:
+    check(Counts, lambda b: torch.rand(b, 4) + 1, batches=(1, 2, 7))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retiarii.ir.parse import parse
+from retiarii.testing.faces import check_faces
 from retiarii.testing.parsing import assert_same_run
 
 Step = tuple[str, int, int]
@@ -114,9 +115,8 @@ def runs(model: nn.Module, x: torch.Tensor) -> bool:
     return True
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck))
-@given(steps=STEPS, seed=st.integers(0, 3))
-def test_random_programs(steps: list[Step], seed: int) -> None:
+def program(steps: list[Step], seed: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """A model that runs in both modes, and the shape of one sample."""
     torch.manual_seed(seed)
     model = Program(steps).double()
     shape = ((4, 3), (3,), (2, 3), (3, 2))[seed]
@@ -124,6 +124,13 @@ def test_random_programs(steps: list[Step], seed: int) -> None:
         model.train(training)
         assume(runs(model, torch.randn(2, *shape, dtype=torch.float64)))
         assume(runs(model, torch.randn(5, *shape, dtype=torch.float64)))
+    return model, shape
+
+
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS, seed=st.integers(0, 3))
+def test_random_programs(steps: list[Step], seed: int) -> None:
+    model, shape = program(steps, seed)
     graph = parse(model, torch.randn(2, *shape, dtype=torch.float64))
     graph.verify()
     assert graph.opaque == ()
@@ -134,3 +141,10 @@ def test_random_programs(steps: list[Step], seed: int) -> None:
             model.train(training)
             built.train(training)
             assert_same_run(model, built, torch.randn(batch, *shape, dtype=torch.float64))
+
+
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS, seed=st.integers(0, 3))
+def test_random_programs_in_every_form(steps: list[Step], seed: int) -> None:
+    model, shape = program(steps, seed)
+    check_faces(model, torch.randn(2, *shape, dtype=torch.float64))

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from retiarii.testing.parsing import check
+from retiarii.testing.faces import check_faces
+from retiarii.testing.parsing import check, doubled
 
 ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any]]] = {}
 
@@ -493,6 +494,13 @@ class LeavesAttributes(nn.Module):
 def test_zoo_model(name: str) -> None:
     make, inputs = ZOO[name]
     check(make, inputs)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_zoo_model_in_every_form(name: str) -> None:
+    make, inputs = ZOO[name]
+    torch.manual_seed(0)
+    check_faces(make().double(), doubled(inputs(2)))
 
 
 @pytest.mark.parametrize("name", ["ResNet", "Gpt", "FunctionalDropout", "Masks", "Attention"])

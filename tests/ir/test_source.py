@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections import namedtuple
@@ -17,7 +18,7 @@ from retiarii.ir.build.source import to_source
 from retiarii.ir.context import InputSpec
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import NodeRecord
-from retiarii.ir.types import Attrs, FrozenDict, Ref, Result, TensorType, TypeOf
+from retiarii.ir.types import Attrs, ByMode, FrozenDict, Ref, Result, TensorType, TypeOf
 
 RUN = """
 import sys
@@ -210,11 +211,125 @@ def test_opaque_nodes_are_listed(maker: Any) -> None:
     assert caught.value.where == "n.py:7"
 
 
-def test_large_constants_are_refused(maker: Any) -> None:
+def test_large_tensors_that_are_in_no_state_dict(maker: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(60, 50)
     m = maker()
-    graph = m.graph(m.add("add", m.input("x", 2, 2000), m.constant("c", torch.zeros(2000))))
-    with pytest.raises(GraphError, match="2000 elements"):
-        to_source(graph)
+    x = m.add("add", m.input("x", 60, 50), m.constant("shift", noise))
+    x = m.add("mul", x, m.buffer("block.mask", torch.ones(60, 50).tril(), persistent=False))
+    x = m.add("sub", x, m.buffer("block.noise", noise.clone(), persistent=False))
+    x = m.add("add", x, m.buffer("block.more", noise + 1, persistent=False))
+    graph = m.graph(x)
+    text = check(graph, torch.randn(60, 50))
+    check_alone(graph, tmp_path, torch.randn(60, 50))
+    assert "torch.ones((60, 50), dtype=torch.float32).tril()" in text
+    assert text.rstrip().endswith("}")
+    assert text.count('": (\n') == 2  # equal tensors are there once
+    assert all(len(line) <= 100 for line in text.splitlines())
+    imports = [line for line in text.splitlines() if line.startswith(("import", "from"))]
+    assert imports == ["import base64", "import zlib", "import torch", "from torch import nn"]
+
+
+def test_helpers_shadow_nothing(maker: Any) -> None:
+    m = maker()
+    x, grid = m.input("stored", 4, 100), m.input("grid", 4, 100)
+    x = m.add("add", x, m.constant("zlib", torch.randn(4, 100)), name="base64")
+    check(m.graph(m.add("mul", x, grid)), torch.randn(4, 100), torch.randn(4, 100))
+
+
+def test_a_buffer_made_without_values_is_written_as_zeros(maker: Any) -> None:
+    m = maker()
+    held = torch.zeros(100, device="meta")
+    graph = m.graph(m.add("add", m.input("x", 2, 100), m.buffer("shift", held, persistent=False)))
+    check(graph, torch.randn(2, 100))
+
+
+def test_constants_that_are_not_dense_are_refused(maker: Any) -> None:
+    m = maker()
+    x, held = m.input("x", 3, 3), m.constant("held", torch.eye(3))
+    m.constants["held"] = torch.eye(3).to_sparse()
+    m.records["held"] = dataclasses.replace(m.records["held"], where="net.py:7")
+    with pytest.raises(GraphError) as caught:
+        to_source(m.graph(m.add("matmul", x, held)))
+    assert "node 'held' is a torch.sparse_coo tensor" in caught.value.cause
+    assert caught.value.where == "net.py:7"
+    assert "dense" in str(caught.value.fix)
+
+
+class Record:
+    """What a cache is: attributes, and methods that the model calls."""
+
+    def __init__(self, keys: torch.Tensor) -> None:
+        self.keys = keys
+
+    def length(self) -> int:
+        return len(self.keys)
+
+
+def test_an_object_that_forward_returns(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    inner = (TypeOf(Record), FrozenDict((("keys", Result(0)), ("kind", TypeOf(Record)))))
+    kinds = FrozenDict((("of", TypeOf(nn.Linear)), ("is", TypeOf(int)), ("cache", inner)))
+    graph = m.graph(m.add("relu", x), structure=kinds)
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(compile(to_source(graph), "model.py", "exec", dont_inherit=True), scope)
+    x = torch.randn(2, 3)
+    made, own = scope["Model"]()(x), graph.to_module()(x)
+    assert isinstance(own["cache"], Record)
+    assert own["cache"].length() == 2
+    assert type(made["cache"]) is made["cache"].kind is scope["Record"]
+    assert type(made["cache"]) is not Record
+    assert torch.equal(made["cache"].keys, x.relu())
+    assert made["of"] is nn.Linear
+    assert made["is"] is int
+
+
+def test_an_object_with_other_fields_in_training(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    trained = FrozenDict((("left", Result(0)), ("right", Result(1))))
+    fields = ByMode(trained, FrozenDict((("left", Result(1)), ("right", None))))
+    graph = m.graph(x, m.add("relu", x), structure=(TypeOf(Sides), fields))
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(compile(to_source(graph), "model.py", "exec", dont_inherit=True), scope)
+    x = torch.randn(2, 3)
+    for model in (scope["Model"](), graph.to_module()):
+        out = model.train()(x)
+        assert torch.equal(out.left, x)
+        assert torch.equal(out.right, x.relu())
+        out = model.eval()(x)
+        assert torch.equal(out.left, x.relu())
+        assert out.right is None
+
+
+@dataclass
+class Fields(dict):  # type: ignore[type-arg]
+    """A dataclass that is a dict of the fields that are there, as transformers has them."""
+
+    loss: Any = None
+    left: Any = None
+    right: Any = None
+
+    def __post_init__(self) -> None:
+        self.update({k: v for k, v in vars(self).items() if v is not None})
+
+
+def test_a_dataclass_that_is_a_dict(maker: Any) -> None:
+    m = maker()
+    x = m.input("x", 2, 3)
+    fields = FrozenDict((("left", Result(0)), ("right", Result(1))))
+    graph = m.graph(x, m.add("relu", x), structure=(TypeOf(Fields), fields))
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(compile(to_source(graph), "model.py", "exec", dont_inherit=True), scope)
+    x = torch.randn(2, 3)
+    for model in (scope["Model"](), graph.to_module()):
+        out = model(x)
+        assert out.loss is None
+        assert torch.equal(out.left, x)
+        assert torch.equal(out.right, x.relu())
+        assert torch.equal(out["right"], x.relu())
+    assert torch.equal(scope["Model"]()(x)[1], x.relu())
 
 
 def test_a_class_needs_a_name(maker: Any) -> None:

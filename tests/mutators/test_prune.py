@@ -209,8 +209,12 @@ def test_a_transformers_width_is_one() -> None:
     assert module(ids).shape == (2, 5, 9)
     prune_channels(graph, graph.node("up"), range(0, 16, 3))
     graph.verify()
-    with pytest.raises(GraphError, match="not known"):
-        prune_channels(graph, graph.node("qkv"), range(12))
+    with pytest.raises(GraphError, match="cannot change without each other"):
+        prune_channels(graph, graph.node("qkv"), range(11))
+    prune_channels(graph, graph.node("qkv"), range(12))  # a head
+    graph.verify()
+    assert graph.to_module()(ids).shape == (2, 5, 9)
+    assert graph.node("proj").attrs["in_features"] == 4
 
 
 class Flipped(nn.Module):
@@ -237,7 +241,7 @@ class Flipped(nn.Module):
         (Net, "depthwise", [0], "no width of its own"),
         (Pieces, "grouped", [0, 1, 2], "2 groups"),
         (Pieces, "next", [0, 1], "2 groups"),
-        (Pieces, "rnn", [0], "no width of its own"),
+        (Pieces, "rnn", [3], "0 to 2"),
         (Flipped, "a", [0], "not known|meet"),
     ],
 )

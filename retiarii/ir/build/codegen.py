@@ -151,10 +151,12 @@ class _Writer:
             ):
                 yield from self._check_constant(name, structure)
         held = [leaf for r in self._records for v in r.attrs.values() for leaf in leaves(v)]
+        yield from self._check_mode()
         if not inputs:
             return
         counted = self._variables[Ref(inputs[self._graph.context.batch_input])]
         first = self._variables[Ref(inputs[0])]
+        yield from self._check_batch(counted)
         if any(isinstance(leaf, BatchSize) for leaf in held):
             self._expressions.batch = self._names.new("batch")
             yield f"{self._expressions.batch} = {counted}.shape[0]"
@@ -167,6 +169,22 @@ class _Writer:
         test = f"{name} is not None" if value is None else f"{name} != {text}"
         yield f"if {test}:"
         yield f'{_INDENT}raise ValueError("this model was lowered with {name}={_plain(text)}")'
+
+    def _check_mode(self) -> Iterator[str]:
+        """The model ran in one mode only: what it does in the other is not known."""
+        context = self._graph.context
+        if "training" in context.fixed:
+            mode = "training" if context.training else "evaluation"
+            yield f"if {'not ' * context.training}self.training:"
+            yield f'{_INDENT}raise ValueError("this model was lowered for {mode} mode only")'
+
+    def _check_batch(self, counted: str) -> Iterator[str]:
+        """The model ran at one batch size only: others would get that one's sizes."""
+        context = self._graph.context
+        if "batch" in context.fixed:
+            yield f"if {counted}.shape[0] != {context.batch}:"
+            said = f"this model was lowered for a batch of {context.batch} only"
+            yield f'{_INDENT}raise ValueError("{said}")'
 
     # --- nodes -------------------------------------------------------------------------------
 
@@ -239,7 +257,8 @@ class _Writer:
         if record.op == "by_mode" and record.attrs["training"] == Training():
             return f"{write(positional[0])} if self.training else {write(positional[1])}"
         if record.op in _OPERATORS and len(positional) == 2 and not keywords:
-            return f"{write(positional[0])} {_OPERATORS[record.op]} {write(positional[1])}"
+            left, right = map(self._operand, positional)
+            return f"{left} {_OPERATORS[record.op]} {right}"
         arguments = [write(v) for v in positional]
         arguments += [f"{key}={write(value)}" for key, value in keywords.items()]
         if spec.helper is not None:
@@ -254,6 +273,12 @@ class _Writer:
         if spec.method is not None:
             return f"{arguments[0]}.{spec.method}({', '.join(arguments[1:])})"
         return f"{self._expressions.library(spec.call)}({', '.join(arguments)})"
+
+    def _operand(self, value: Any) -> str:
+        """A value beside an operator: what is an expression of its own stands in brackets."""
+        text = self._expressions.value(value)
+        bare = text.isidentifier() or not isinstance(value, BatchSize | Training)
+        return text if bare else f"({text})"
 
     def _leaf(self, value: Any) -> str | None:
         if isinstance(value, Ref):

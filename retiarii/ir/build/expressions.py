@@ -139,7 +139,11 @@ class Expressions:
             return "[" + ", ".join(map(self.value, value)) + "]"
         if type(value) is tuple:
             if len(value) == 2 and isinstance(value[0], TypeOf):
-                return self._made(value[0].target, value[1])
+                kind, fields = value
+                if isinstance(fields, ByMode):  # an object has other fields in training
+                    sides = ((kind, fields.training), (kind, fields.evaluating))
+                    return self.value(ByMode(*sides))
+                return self._made(kind.target, fields)
             return f"({', '.join(map(self.value, value))}{',' if len(value) == 1 else ''})"
         write = self._leaves.get(type(value))
         return write(value) if write is not None else repr(value)
@@ -171,9 +175,8 @@ class Expressions:
             self.helpers["with_attributes"] = _WITH_ATTRIBUTES
             name = self.class_name(target)
             return f"with_attributes({name}.__new__({name}), {self.value(fields)})"
-        if all(isinstance(k, str) and k.isidentifier() for k, _ in fields) and not issubclass(
-            target, dict
-        ):
+        by_name = dataclasses.is_dataclass(target) or not issubclass(target, Mapping)
+        if by_name and all(isinstance(k, str) and k.isidentifier() for k, _ in fields):
             arguments = ", ".join(f"{k}={self.value(v)}" for k, v in fields)
         else:
             arguments = self.value(fields)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,9 @@ import torch
 from retiarii.errors import GraphError
 from retiarii.ir.build.codegen import ForwardCode, check_buildable, generate
 from retiarii.ir.build.expressions import Expressions, Names
+from retiarii.ir.build.literals import Literals
 from retiarii.ir.build.tree import ModuleTree, Place, Style, attribute
+from retiarii.ir.build.wrapping import INDENT, broken
 from retiarii.ir.canonical.signature import PER_DIMENSION
 from retiarii.ir.ops import OPS, constructor_attrs
 from retiarii.ir.types import freeze
@@ -21,25 +22,28 @@ if TYPE_CHECKING:
     from retiarii.ir.graph import Graph
     from retiarii.ir.node import NodeRecord
 
-# Tensors that are in no state_dict are written out up to this many elements.
-CONSTANT_LIMIT = 1000
-_FLAT = 16  # elements from which a tensor's numbers are written in one list
-_WIDTH = 96
-_INDENT = "    "
-_CLOSING = {"[": "]", "{": "}"}
+
+# A dataclass that is a mapping of those of its fields that are there.
+_ITEMS = """
+    def __getitem__(self, key):
+        there = {name: value for name, value in vars(self).items() if value is not None}
+        return there[key] if isinstance(key, str) else list(there.values())[key]
+"""
 
 
 def to_source(graph: Graph, class_name: str = "Model") -> str:
     """The text of a ``model.py``.
 
     ``Model()`` has fresh weights; ``load_state_dict`` takes what `to_module` saves, strictly.
+    Tensors that are in no ``state_dict`` are in the text: as an expression that makes them, or
+    byte by byte at its end.
 
     Args:
         graph: a graph that verifies.
         class_name: what the class is called.
 
     Raises:
-        GraphError: a node that only its module can stand for, or a large constant.
+        GraphError: a node that only its module can stand for, or a constant that is not dense.
     """
     if not class_name.isidentifier():
         raise GraphError(
@@ -48,21 +52,27 @@ def to_source(graph: Graph, class_name: str = "Model") -> str:
     _refuse_opaque(graph)
     check_buildable(graph)
     tree = ModuleTree(graph)
-    code = generate(graph, tree, frozenset({class_name}))
+    code = generate(graph, tree, Literals.names | {class_name})
     writer = _InitWriter(graph, tree)
     init = list(writer.lines())
     base = f"nn.{tree.root.style.value.__name__}"
     body = [f'"""{line}' if i == 0 else line for i, line in enumerate(_docstring(graph))]
-    body += ['"""', "", "def __init__(self) -> None:", f"{_INDENT}super().__init__()"]
-    body += [f"{_INDENT}{line}" for line in init]
-    body += ["", code.signature, *(f"{_INDENT}{line}" for line in code.body)]
-    lines = [*_imports(code), "", ""]
+    body += ['"""', "", "def __init__(self) -> None:", f"{INDENT}super().__init__()"]
+    body += [f"{INDENT}{s}" for line in init for s in broken(line)]
+    body += [
+        "",
+        *broken(code.signature),
+        *(f"{INDENT}{s}" for line in code.body for s in broken(line)),
+    ]
+    lines = [*_imports(code, writer.literals.imports), "", ""]
     for name, target in code.classes.items():
         lines += [*_class(name, target), "", ""]
-    for helper in code.helpers:
+    for helper in (*code.helpers, *writer.literals.helpers):
         lines += [*helper.strip("\n").splitlines(), "", ""]
     lines += [f"class {class_name}({base}):"]
-    lines += [f"{_INDENT}{line}" if line else "" for line in body]
+    lines += [f"{INDENT}{line}" if line else "" for line in body]
+    footer = list(writer.literals.footer())
+    lines += ["", "", *footer] if footer else []
     return "\n".join(lines) + "\n"
 
 
@@ -80,8 +90,8 @@ def _refuse_opaque(graph: Graph) -> None:
         )
 
 
-def _imports(code: ForwardCode) -> list[str]:
-    lines = {"import torch", "from torch import nn", *code.imports}
+def _imports(code: ForwardCode, more: Set[str]) -> list[str]:
+    lines = {"import torch", "from torch import nn", *code.imports, *more}
     if any(_is_named_tuple(c) for c in code.classes.values()):
         lines.add("from collections import namedtuple")
     if any(dataclasses.is_dataclass(c) for c in code.classes.values()):
@@ -97,18 +107,24 @@ def _is_named_tuple(target: type) -> bool:
 
 def _class(name: str, target: type) -> list[str]:
     """A definition that stands for a class which ``forward`` takes apart or returns."""
+    place = target.__module__
+    if place == "builtins":
+        return [f"{name} = {target.__qualname__}"]
+    if place.partition(".")[0] == "torch":
+        return [f"{name} = {place}.{target.__qualname__}"]
     if _is_named_tuple(target):
         fields = ", ".join(f'"{f}"' for f in target._fields)  # type: ignore[attr-defined]
         return [f'{name} = namedtuple("{name}", [{fields}])']
     if dataclasses.is_dataclass(target):
-        fields_ = [f"{_INDENT}{f.name}: Any = None" for f in dataclasses.fields(target) if f.init]
-        return ["@dataclass", f"class {name}:", *fields_]
-    if issubclass(target, dict):
-        return [f"class {name}(dict):", f'{_INDENT}"""A dict, as the model returned it."""']
-    raise GraphError(
-        f"the forward uses class {target.__qualname__}, which model.py cannot define",
-        fix="return a tuple, a dict, a named tuple or a dataclass",
-    )
+        fields_ = [f"{INDENT}{f.name}: Any = None" for f in dataclasses.fields(target) if f.init]
+        items = _ITEMS.splitlines() if issubclass(target, Mapping) else []
+        return ["@dataclass", f"class {name}:", *fields_, *items]
+    if issubclass(target, Mapping):
+        return [f"class {name}(dict):", f'{INDENT}"""A dict, as the model returned it."""']
+    return [
+        f"class {name}:",
+        f'{INDENT}"""The attributes of {target.__qualname__}, without methods."""',
+    ]
 
 
 def _docstring(graph: Graph) -> list[str]:
@@ -131,6 +147,8 @@ class _InitWriter:
         self._context = graph.context
         self._tree = tree
         self._values = Expressions(Names(()), lambda _: None)
+        self._readers = {r.attrs["key"]: r for r in graph.records() if r.op == "constant"}
+        self.literals = Literals(self._values.value)
         self._made: set[str] = set()
 
     def lines(self) -> Iterator[str]:
@@ -151,8 +169,8 @@ class _InitWriter:
                 else:
                     yield f"{said} = {tensor}"
         for key, name in self._tree.constants.items():
-            value = self._literal(self._context.constants[key], f"constant {key!r}")
-            yield from _wrapped(f'self.register_buffer("{name}", ', value, ", persistent=False)")
+            value = self._literal(self._context.constants[key], name, self._readers[key])
+            yield f'self.register_buffer("{name}", {value}, persistent=False)'
         yield from self._frozen()
         yield from self._modes()
 
@@ -164,7 +182,7 @@ class _InitWriter:
             for child in place.children.values():
                 call = "append" if place.style is Style.LIST else f'add_module("{_last(child)}", '
                 opening = f"{said}.append(" if call == "append" else f"{said}.{call}"
-                yield from _wrapped(opening, self._expression(child), ")")
+                yield f"{opening}{self._expression(child)})"
                 yield from self._below(child)
                 self._made.update(inner.path for inner in child.walk() if inner.alias is None)
             return
@@ -175,11 +193,11 @@ class _InitWriter:
 
     def _assigned(self, place: Place, said: str, name: str, made: str) -> Iterator[str]:
         if place.style is Style.DICT:
-            yield from _wrapped(f'{said}["{name}"] = ', made, "")
+            yield f'{said}["{name}"] = {made}'
         elif attribute(said, name).startswith("getattr"):
-            yield from _wrapped(f'{said}.add_module("{name}", ', made, ")")
+            yield f'{said}.add_module("{name}", {made})'
         else:
-            yield from _wrapped(f"{said}.{name} = ", made, "")
+            yield f"{said}.{name} = {made}"
 
     def _add(self, path: str, name: str, made: str) -> str:
         return f'{self._tree.module(path)}.add_module("{name}", {made})'
@@ -255,24 +273,20 @@ class _InitWriter:
             yield f'{said}.register_buffer("{name}", {made})'
         else:
             value = self._context.weights.get(str(record.path))
-            if value is not None:
-                made = self._literal(value, f"buffer {record.path!r}, which is not persistent")
-            yield from _wrapped(f'{said}.register_buffer("{name}", ', made, ", persistent=False)")
+            if value is not None and not value.is_meta:
+                made = self._literal(value, str(record.path), record)
+            yield f'{said}.register_buffer("{name}", {made}, persistent=False)'
 
-    def _literal(self, tensor: torch.Tensor, what: str) -> str:
-        if tensor.numel() > CONSTANT_LIMIT:
+    def _literal(self, tensor: torch.Tensor, name: str, record: NodeRecord) -> str:
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else str(tensor.layout)
             raise GraphError(
-                f"{what} has {tensor.numel()} elements and is in no state_dict, "
-                f"so model.py would have to spell it out",
-                fix="register it as a buffer (persistent): then the weights file holds it",
+                f"node {record.name!r} is a {kind} tensor that is in no state_dict, "
+                "and model.py can only hold dense ones",
+                where=record.where or f"node {record.name!r}",
+                fix="keep it dense (to_dense(), dequantize()), and convert it in forward",
             )
-        flat = tensor.dim() > 1 and tensor.numel() > _FLAT
-        held = tensor.detach().cpu()
-        numbers = self._values.value((held.flatten() if flat else held).tolist())
-        made = f"torch.tensor({numbers}, dtype={tensor.dtype})"
-        # Of an empty tensor, the nested lists do not say the whole shape.
-        whole = not flat and tensor.numel() > 0
-        return made if whole else f"{made}.reshape({tuple(tensor.shape)})"
+        return self.literals.write(tensor, name)
 
     def _same_shape(self, alias: str, first: str) -> bool:
         from retiarii.ir.infer import module_state
@@ -315,56 +329,3 @@ def _position(names: Sequence[str]) -> Callable[[str], int]:
 
 def _same(default: Any, value: Any) -> bool:
     return type(default) is type(value) and bool(default == value)
-
-
-def _wrapped(opening: str, made: str, closing: str) -> Iterator[str]:
-    """One statement, with the outermost list in it broken into lines where it is long."""
-    line = f"{opening}{made}{closing}"
-    if len(line) <= _WIDTH - 2 * len(_INDENT):
-        yield line
-        return
-    head, parts, tail = _split(made)
-    if not parts:
-        yield line
-        return
-    yield f"{opening}{head}"
-    if all(part.replace(".", "").replace("-", "").isalnum() for part in parts):  # numbers
-        lines = textwrap.wrap(", ".join(parts) + ",", _WIDTH - 3 * len(_INDENT))
-        yield from (f"{_INDENT}{line}" for line in lines)
-    else:
-        for part in parts:
-            yield from (f"{_INDENT}{line}" for line in _wrapped("", part, ","))
-    yield f"{tail}{closing}"
-
-
-def _split(made: str) -> tuple[str, list[str], str]:
-    """``f(a, b(c, d))`` as ``f(``, [``a``, ``b(c, d)``], ``)``."""
-    if made.startswith("["):
-        head, inner, tail = "[", made[1:-1], "]"
-    else:
-        start = made.find("(")
-        if start < 0 or not made.endswith(")"):
-            return made, [], ""
-        made, dot, method = made.partition(").reshape")
-        tail = dot + method if dot else ")"
-        inner = made[start + 1 :] if dot else made[start + 1 : -1]
-        head = made[: start + 1]
-        if inner[:1] in ("[", "{") and inner.endswith(_CLOSING[inner[0]]):
-            head, inner, tail = head + inner[0], inner[1:-1], inner[-1] + tail
-    parts: list[str] = []
-    depth, quoted, part = 0, "", ""
-    for character in inner:
-        if quoted:
-            quoted = "" if character == quoted else quoted
-        elif character in "\"'":
-            quoted = character
-        depth += not quoted and character in "([{"
-        depth -= not quoted and character in ")]}"
-        if character == "," and not depth and not quoted:
-            parts.append(part.strip())
-            part = ""
-        else:
-            part += character
-    if depth < 0:
-        return made, [], ""
-    return head, [p for p in [*parts, part.strip()] if p], tail

@@ -1,50 +1,31 @@
 """Where the positions along one axis of a result come from: what channels are coupled by.
 
 For most operations an axis of the result is an axis of an input, position by position or with
-each position repeated (`flatten` of channels and pixels). `links` says so. Layers read an axis
-into their weights (`reads_axis`) or make one (`makes_axis`). What nothing is known of gives None.
+each position repeated (`flatten` of channels and pixels). `links` says so; what nothing is known of
+gives None. Operations that move elements may also split an axis, into heads: `pushed` says where
+the elements went.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import prod
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 
+from retiarii.ir.edit import products
+from retiarii.ir.edit.axis import Axis, Link, Types
+from retiarii.ir.edit.widths import NORMALISING, OWNING, channel_axis, reads_axis
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.ops import arrange_call, op_spec
-from retiarii.ir.types import Attrs, BatchSize, Operand, TensorType, map_leaves
-
-Types = tuple[TensorType, ...]
+from retiarii.ir.types import Attrs, BatchSize, Operand, map_leaves
 
 # Larger tensors are not pushed through a shape operation to see where an axis goes.
 _PROBED = 1 << 24
-
-
-class Axis(NamedTuple):
-    """One axis of input (or result) number ``index``."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
-    axis: int
-
-
-class Link(NamedTuple):
-    """Position p along axis ``result`` is position ``source[p]`` along axis ``input``.
-
-    A source of -1 is a position that comes from elsewhere.
-    """
-
-    input: Axis
-    result: Axis
-    source: Sequence[int]
-
-    @property
-    def plain(self) -> bool:
-        """Whether each position is the same position of the input."""
-        return self.source == range(len(self.source))
+# `cat` takes it beside tensors of any shape: caches begin so.
+_NOTHING: Final = (0,)
 
 
 Rule = Callable[[NodeRecord, Types, Axis], "list[Link] | None"]
@@ -65,12 +46,12 @@ def links(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> list[Link]
     spec = op_spec(record.op)
     if spec.elementwise or record.op in _EACH:
         return _elementwise(record, inputs, at)
-    if record.op in _MOVING:
+    if record.op in _MOVING | _AS.keys():
         return _moved(record, inputs, at, batch)
     rule = _RULES.get(record.op)
     if rule is not None:
         return rule(record, inputs, at)
-    if spec.resize in _OWN:
+    if spec.resize in OWNING:
         return _same(record, inputs, at)
     if spec.fuse in ("pool", "resample", "pad"):
         return _local(record, inputs, at)
@@ -91,63 +72,6 @@ def links_back(record: NodeRecord, inputs: Types, result: Axis, batch: int) -> l
             unknown = unknown or made is None
             found += [link for link in made or () if link.result == result]
     return None if unknown and not found else found
-
-
-# --- layers ---------------------------------------------------------------------------------------
-
-
-def reads_axis(record: NodeRecord, inputs: Types, at: Axis) -> bool:
-    """Whether a layer multiplies its weights with that axis of that input."""
-    if at.index != 0:
-        return False
-    rank = len(inputs[0].shape)
-    rule = op_spec(record.op).resize
-    if rule == "conv":
-        return at.axis == _channel_axis(record, rank) and not is_depthwise(record)
-    return rule in ("linear", "recurrent") and at.axis == rank - 1
-
-
-def makes_axis(record: NodeRecord, result: Axis) -> bool:
-    """Whether that axis of the result is a layer's own width (or a raw parameter's)."""
-    if record.op in ("parameter", "buffer"):
-        return True
-    rank = len(record.types[result.index].shape)
-    if op_spec(record.op).resize == "conv":
-        return result.axis == _channel_axis(record, rank) and not is_depthwise(record)
-    return record.op in ("Linear", "Embedding") and result.axis == rank - 1
-
-
-def owns_axis(record: NodeRecord) -> bool:
-    """Whether a layer has one weight for each position of an axis that it lets through."""
-    spec = op_spec(record.op)
-    return spec.kind == "module" and (spec.resize in _OWN or is_depthwise(record))
-
-
-def is_depthwise(record: NodeRecord) -> bool:
-    """Whether a convolution has filters of its own for each channel."""
-    groups = record.attrs.get("groups", 1)
-    return bool(
-        op_spec(record.op).resize == "conv" and groups > 1 and groups == record.attrs["in_channels"]
-    )
-
-
-def width_name(record: NodeRecord) -> str | None:
-    """The attribute that says how wide a layer's result is."""
-    if op_spec(record.op).resize == "conv":
-        return "out_channels"
-    return {"Linear": "out_features", "Embedding": "embedding_dim"}.get(record.op)
-
-
-def width_axis(record: NodeRecord) -> int | None:
-    """The axis of the result that a layer's width is the size of."""
-    rank = len(record.types[0].shape)
-    if op_spec(record.op).resize == "conv":
-        return _channel_axis(record, rank)
-    return rank - 1 if width_name(record) else None
-
-
-def _channel_axis(record: NodeRecord, rank: int) -> int:
-    return rank - int(record.op[-2]) - 1
 
 
 # --- rules ----------------------------------------------------------------------------------------
@@ -175,7 +99,12 @@ def _local(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     fixed = len(shape) - int(digits[0]) if digits else 2
     made = record.types[0].shape
     if record.op == "pad":
-        fixed = len(shape) - len(record.attrs["pad"]) // 2
+        given = record.attrs["pad"]
+        pairs = zip(given[::2], given[1::2], strict=True)  # of the last axis first
+        padded = [i for i, pair in enumerate(pairs) if pair != (0, 0)]
+        if any(len(shape) - 1 - i == at.axis for i in padded):
+            return None
+        fixed = len(shape)
     if at.axis >= fixed or at.index or len(made) != len(shape):
         return None
     return _same(record, inputs, at)
@@ -196,7 +125,7 @@ def _elementwise(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | No
 
 def _conv(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     rank = len(inputs[0].shape)
-    channel = _channel_axis(record, rank)
+    channel = channel_axis(record, rank)
     if at.index or at.axis > channel:
         return None
     if at.axis < channel:
@@ -217,7 +146,9 @@ def _cat(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     size = inputs[at.index].shape[at.axis]
     if at.axis != along:
         return _identity(at, 0, at.axis, size)
-    before = sum(kind.shape[along] for kind in inputs[: at.index])
+    if inputs[at.index].shape == _NOTHING:
+        return []
+    before = sum(k.shape[along] for k in inputs[: at.index] if k.shape != _NOTHING)
     source = [-1] * made[along]
     source[before : before + size] = range(size)
     return [Link(at, Axis(0, along), tuple(source))]
@@ -283,18 +214,39 @@ def _getitem(record: NodeRecord, inputs: Types, at: Axis) -> list[Link] | None:
     return None
 
 
-def _moved(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> list[Link] | None:
-    """Operations that move elements: numbered positions are pushed through, to see where."""
+def pushed(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> torch.Tensor | None:
+    """The position along an input's axis that each element of the result comes from.
+
+    Returns:
+        ``None`` for operations that do more than to move elements.
+    """
     shape = inputs[at.index].shape
-    if at.index or prod(shape) > _PROBED or len(record.types) != 1:
+    if (
+        record.op not in _MOVING | _AS.keys()
+        or at.index
+        or prod(shape) > _PROBED
+        or len(record.types) != 1
+    ):
         return None
-    size = shape[at.axis]
-    numbers = torch.arange(size, device="cpu").view(
-        [size if axis == at.axis else 1 for axis in range(len(shape))]
+    numbers = torch.arange(shape[at.axis], device="cpu").view(
+        [-1 if axis == at.axis else 1 for axis in range(len(shape))]
     )
-    made = _call(record, numbers.expand(shape).contiguous(), batch)
+    numbers = numbers.expand(shape).contiguous()
+    if record.op in _AS:
+        made = getattr(numbers, _AS[record.op])(record.types[0].shape)
+    else:
+        made = _call(record, numbers, batch)
     if not isinstance(made, torch.Tensor) or tuple(made.shape) != record.types[0].shape:
         return None
+    return made
+
+
+def _moved(record: NodeRecord, inputs: Types, at: Axis, batch: int) -> list[Link] | None:
+    """Operations that move elements: numbered positions are pushed through, to see where."""
+    made = pushed(record, inputs, at, batch)
+    if made is None:
+        return None
+    size = inputs[at.index].shape[at.axis]
     for axis in range(made.dim()):
         if made.shape[axis] == 1 and size > 1:
             continue
@@ -327,37 +279,41 @@ def _call(record: NodeRecord, numbers: torch.Tensor, batch: int) -> Any:
         return None
 
 
-# Layers with one weight for each position along an axis.
-_OWN: Final = frozenset(
-    {"channels", "instance_channels", "group_norm", "normalized_shape", "prelu"}
-)
 # Operations of each element that the table does not call elementwise.
 _EACH: Final = frozenset(
-    {"where", "masked_fill", "to", "clone", "contiguous", "detach", "type_as", "alias"}
-)
-# Their result at one position depends on all positions: exact only where the axis is another one.
-MIXING: Final = frozenset(
-    {"LayerNorm", "layer_norm", "RMSNorm", "rms_norm", "GroupNorm", "group_norm", "normalize"}
-    | {"LocalResponseNorm", "local_response_norm", "Softmax", "softmax", "LogSoftmax"}
-    | {"log_softmax", "Softmin", "softmin", "Softmax2d"}
+    {
+        "by_mode",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "where",
+        "masked_fill",
+        "to",
+        "clone",
+        "contiguous",
+        "detach",
+        "type_as",
+        "alias",
+    }
 )
 _MOVING: Final = frozenset(
     {"Flatten", "flatten", "view", "reshape", "Unflatten", "unflatten", "squeeze", "unsqueeze"}
-    | {"permute", "transpose", "t", "movedim", "expand", "ravel"}
+    | {"permute", "transpose", "t", "movedim", "expand", "ravel", "repeat", "repeat_interleave"}
+)
+# The shape is that of a second input.
+_AS: Final[Mapping[str, str]] = MappingProxyType(
+    {"reshape_as": "reshape", "view_as": "reshape", "expand_as": "expand"}
 )
 _REDUCING: Final = ("sum", "mean", "amax", "amin", "max", "min", "var", "std", "logsumexp", "norm")
-_NORMALISING: Final = (
-    *("Softmax", "softmax", "LogSoftmax", "log_softmax", "Softmin", "softmin"),
-    *("normalize", "LocalResponseNorm", "local_response_norm"),
-)
 _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
         **dict.fromkeys((f"Conv{t}{n}d" for t in ("", "Transpose") for n in (1, 2, 3)), _conv),
         **dict.fromkeys(("Linear", "Embedding"), _linear),
+        **products.RULES,
         **dict.fromkeys(("cat", "concat"), _cat),
         **dict.fromkeys(("chunk", "split"), _parts),
         **dict.fromkeys(_REDUCING, _reduce),
-        **dict.fromkeys(_NORMALISING, _same),
+        **dict.fromkeys(NORMALISING, _same),
         "getitem": _getitem,
     }
 )

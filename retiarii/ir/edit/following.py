@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from retiarii.ir.edit.channels import Axis, links_back, makes_axis
+from retiarii.ir.edit.axis import Axis
+from retiarii.ir.edit.channels import links_back
+from retiarii.ir.edit.widths import makes_axis, width_name
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.ops import op_spec
 from retiarii.ir.types import Ref, TensorType
@@ -103,6 +105,9 @@ def _makers(graph: Graph, name: str, at: Axis) -> list[tuple[str, int]] | None:
         record = graph.record(name)
         _note(graph, name)
         if record.op == "parameter" or (record.op != "buffer" and makes_axis(record, at)):
+            width = width_name(record)
+            if width and record.attrs[width] != record.types[at.index].shape[at.axis]:
+                return None  # two directions of a recurrent layer
             makers.append((name, at.axis))
             continue
         types = graph.input_types(record)

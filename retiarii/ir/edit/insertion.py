@@ -66,7 +66,7 @@ def insert_module(
         return refs
     if not fresh and hasattr(what, "opaque_reason"):
         return _hold(graph, what, inputs, name)
-    if type(what) is nn.Sequential and len(inputs) == 1 and len(what):
+    if _is_chain(what) and len(inputs) == 1:
         for child_name, child in what.named_children():
             refs = insert_module(graph, child, inputs, f"{name}.{child_name}", fresh=fresh)
             inputs = tuple(Value(graph, ref.node, ref.index) for ref in refs)
@@ -95,8 +95,9 @@ def _layers(module: nn.Module) -> Layers | None:
     """A layer, or a chain of layers, as (suffix of its name, op, arguments); else ``None``."""
     op = module_op(type(module))
     if op is not None:
-        return (("", op, module_attrs(module)),)
-    if type(module) is not nn.Sequential or not len(module):
+        plain = all(map(_runs_as_its_class, module.modules()))
+        return (("", op, module_attrs(module)),) if plain else None
+    if not _is_chain(module):
         return None
     chain: list[tuple[str, str, Attrs]] = []
     for name, child in module.named_children():
@@ -105,6 +106,21 @@ def _layers(module: nn.Module) -> Layers | None:
             return None
         chain += [(f".{name}{suffix}", op, attrs) for suffix, op, attrs in layers]
     return tuple(chain)
+
+
+def _is_chain(module: nn.Module) -> bool:
+    filled = type(module) is nn.Sequential and len(module) > 0
+    return filled and _runs_as_its_class(module)
+
+
+def _runs_as_its_class(module: nn.Module) -> bool:
+    """Whether calling it is calling its class's forward, with no hook on the way.
+
+    Otherwise it is parsed: what a hook does is then in the graph, or the module is refused.
+    """
+    from retiarii.ir.tracing.layers import has_hooks
+
+    return not has_hooks(module) and "forward" not in module.__dict__
 
 
 def _kept_layers(graph: Graph, module: nn.Module) -> Layers | None:
@@ -270,6 +286,7 @@ def _splice(
             where=f"inserting {name!r}",
             fix="give as many inputs as its forward takes",
         )
+    _check_general(graph, inner, name)
     moved: dict[Ref, Ref] = {
         Ref(node.name): ref for node, ref in zip(inner.inputs, refs, strict=True)
     }
@@ -282,7 +299,7 @@ def _splice(
                 f"{name!r} holds {record.name!r}, which could not be lowered: "
                 f"{record.attrs.get('reason', 'a constant tensor')}",
                 where=f"inserting {name!r}" + (f" ({record.where})" if record.where else ""),
-                fix="register constants as buffers; write data-dependent code outside of mutators",
+                fix=_fix_of(what),
             )
         new = graph.free_name(f"{name}.{record.name}")
         graph.add(
@@ -297,6 +314,32 @@ def _splice(
         for i in range(len(record.types)):
             moved[Ref(record.name, i)] = Ref(new, i)
     return tuple(moved[ref] for ref in inner.output_refs())
+
+
+def _check_general(graph: Graph, inner: Graph, name: str) -> None:
+    """What holds for one batch size or mode only may not go where the graph would not say so."""
+    beyond = set(inner.context.fixed - graph.context.fixed)
+    if inner.context.batch != graph.context.batch:
+        beyond.discard("batch")  # its inputs begin with something else
+    if beyond:
+        what = {"batch": "at one batch size", "training": "in one mode"}[min(beyond)]
+        raise GraphError(
+            f"{name!r} runs {what} only",
+            where=f"inserting {name!r}",
+            fix="write its forward so that it runs at every batch size and in both modes",
+        )
+
+
+def _fix_of(what: nn.Module | Graph) -> str:
+    """What to do about a module of which a part could not be lowered."""
+    from retiarii.ir.tracing.layers import has_hooks
+
+    if isinstance(what, nn.Module):
+        for path, part in what.named_modules():
+            if has_hooks(part):
+                of = f"its part {path!r}" if path else f"the {type(part).__name__}"
+                return f"remove the hooks of {of}, or write what they do in a module's forward"
+    return "register constants as buffers; write data-dependent code outside of mutators"
 
 
 def _flat(inputs: Any) -> list[Node | Value]:

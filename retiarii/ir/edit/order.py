@@ -19,9 +19,11 @@ Successors = Callable[[str], Iterable[str]]
 class Order:
     """Names in order; each insertion and removal is O(1)."""
 
-    __slots__ = ("_first", "_key", "_last", "_next", "_prev")
+    __slots__ = ("_first", "_flat", "_key", "_last", "_next", "_prev")
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        # Many graphs are made to be read once: links are laid when they are needed.
+        self._flat: tuple[str, ...] | None = tuple(names)
         self._next: dict[str, str | None] = {}
         self._prev: dict[str, str | None] = {}
         self._key: dict[str, int] = {}
@@ -29,13 +31,27 @@ class Order:
         self._last: str | None = None
 
     def __iter__(self) -> Iterator[str]:
+        return self._walk() if self._flat is None else iter(self._flat)
+
+    def _walk(self) -> Iterator[str]:
         name = self._first
         while name is not None:
             yield name
             name = self._next[name]
 
+    def _link_all(self) -> None:
+        """Lays the links, before the first question or change."""
+        names, self._flat = self._flat or (), None
+        before: str | None = None
+        for name in names:
+            self.insert_after(name, before)
+            before = name
+
     def copy(self) -> Order:
+        if self._flat is not None:
+            return Order(self._flat)
         twin = Order()
+        twin._flat = None
         twin._next, twin._prev = self._next.copy(), self._prev.copy()
         twin._key = self._key.copy()
         twin._first, twin._last = self._first, self._last
@@ -43,17 +59,25 @@ class Order:
 
     def key(self, name: str) -> int:
         """A number that grows along the order."""
+        if self._flat is not None:
+            self._link_all()
         return self._key[name]
 
     @property
     def last(self) -> str | None:
+        if self._flat is not None:
+            self._link_all()
         return self._last
 
     def previous(self, name: str) -> str | None:
+        if self._flat is not None:
+            self._link_all()
         return self._prev[name]
 
     def insert_after(self, name: str, anchor: str | None) -> None:
         """Puts ``name`` directly after ``anchor`` (first, where that is None)."""
+        if self._flat is not None:
+            self._link_all()
         after = self._first if anchor is None else self._next[anchor]
         key = self._key_between(anchor, after)
         if key is None:
@@ -66,6 +90,8 @@ class Order:
         self._link_back(after, name)
 
     def remove(self, name: str) -> None:
+        if self._flat is not None:
+            self._link_all()
         before, after = self._prev.pop(name), self._next.pop(name)
         del self._key[name]
         self._link(before, after)
@@ -80,7 +106,7 @@ class Order:
             What moved, in order, each with what it stood behind (see `put_back`); ``None`` when
             ``first`` follows from ``then``, so that no order exists. Nothing has moved then.
         """
-        bound = self._key[first]
+        bound = self.key(first)
         if self._key[then] < bound:
             moving = {then}
             stack = [then]

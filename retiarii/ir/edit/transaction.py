@@ -7,14 +7,14 @@ somebody reads them, and at the end at the latest. A failure rolls everything ba
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import ShapeError
-from retiarii.ir.edit.channels import width_name
 from retiarii.ir.edit.following import joins_branches, widths_to_follow
 from retiarii.ir.edit.resize import fit_parameters, resize
+from retiarii.ir.edit.widths import width_name
 from retiarii.ir.infer import infer
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.types import TensorType
@@ -113,6 +113,11 @@ class Transaction:
     def keep_attrs(self, name: str) -> None:
         """The mutator said a node's literal sizes itself: they are not worked out again."""
         self._said[name] = None
+
+    def release_attrs(self, names: Iterable[str]) -> None:
+        """From now on, these nodes' literal sizes are worked out again."""
+        for name in names:
+            self._said.pop(name, None)
 
     def remember_inputs(self, record: NodeRecord) -> None:
         """Keeps the types of the node's inputs, before they change."""

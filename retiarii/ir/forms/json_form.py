@@ -64,6 +64,7 @@ def to_json(graph: Graph, *, indent: int | None = 2) -> str:
             }
             for name, structure in spec.params
         ],
+        "fixed": sorted(context.fixed),
         "frozen": sorted(context.frozen),
         "ties": dict(context.ties),
         "modes": dict(context.modes),
@@ -154,6 +155,7 @@ def from_json(text: str) -> Graph:
         constants={k: _read_constant(c, f"$.constants.{k}") for k, c in form.constants.items()},
         modes=form.modes,
         frozen=frozenset(form.frozen),
+        fixed=frozenset(form.fixed),
         types=TypeCache(form.batch),
     )
     structure = read_value(form.returns, "$.returns")

@@ -86,6 +86,9 @@ class GraphForm(_Form):
     batch_input: NonNegativeInt = Field(0, description="the input whose first dimension it is")
     training: bool = Field(description="the parsed model's training flag")
     forward: tuple[ParameterForm, ...] = Field(description="parameters of forward, in order")
+    fixed: tuple[Literal["batch", "training"], ...] = Field(
+        (), description="what the graph holds for the given value of only"
+    )
     frozen: tuple[str, ...] = Field((), description="state_dict keys that take no gradient")
     ties: dict[str, str] = Field({}, description="state_dict key to first key of the same tensor")
     modes: dict[str, bool] = Field({}, description="module path to training flag, where it differs")

@@ -39,6 +39,7 @@ class _Draft:
     batch_input: int = 0
     training: bool = True
     forward: InputSpec | None = None
+    fixed: set[str] = field(default_factory=set)
     frozen: set[str] = field(default_factory=set)
     ties: dict[str, str] = field(default_factory=dict)
     modes: dict[str, bool] = field(default_factory=dict)
@@ -102,6 +103,7 @@ def _assemble(draft: _Draft, last: LineReader) -> Graph:
         constants=draft.constants,
         modes=draft.modes,
         frozen=frozenset(draft.frozen),
+        fixed=frozenset(draft.fixed),
         types=TypeCache(draft.batch),
     )
     assert draft.outputs is not None
@@ -192,6 +194,13 @@ def _read_forward(line: LineReader, draft: _Draft) -> None:
     draft.forward = InputSpec(tuple(params), frozenset(keyword_only))
 
 
+def _read_fixed(line: LineReader, draft: _Draft) -> None:
+    what = line.name("batch or training")
+    if what not in ("batch", "training"):
+        line.fail(f"{what!r} cannot be fixed", "batch and training can")
+    draft.fixed.add(what)
+
+
 def _read_frozen(line: LineReader, draft: _Draft) -> None:
     draft.frozen.add(line.string())
 
@@ -252,6 +261,7 @@ def _check_ref(line: LineReader, ref: Ref, draft: _Draft) -> None:
 
 _STATEMENTS: Mapping[str, Callable[[LineReader, _Draft], None]] = {
     "forward": _read_forward,
+    "fixed": _read_fixed,
     "frozen": _read_frozen,
     "tie": _read_tie,
     "mode": _read_mode,

@@ -53,6 +53,8 @@ def _lines(graph: Graph) -> Iterator[str]:
     at = f", batch_input={context.batch_input}" if context.batch_input else ""
     yield f"graph (batch={context.batch}{at}, training={context.training}) {{"
     yield f"  forward ({', '.join(_parameters(graph))})"
+    for what in sorted(context.fixed):
+        yield f"  fixed {what}"
     for key in sorted(context.frozen):
         yield f"  frozen {_quoted(key)}"
     for alias, key in context.ties.items():

@@ -72,13 +72,21 @@ ACTIVATION: Final[tuple[Row, ...]] = (
         resize="prelu",
         fuse="elementwise",
     ),
-    function("prelu", "input: T, weight: T", "F.prelu", zero_preserving=always),
-    module(nn.GLU, "dim=-1", zero_preserving=always, alias=twin("glu", "input: T, dim=-1")),
-    function("glu", "input: T, dim=-1", "F.glu", zero_preserving=always),
-    module(nn.Softmax, "dim=None", alias=twin("softmax", "input: T, dim=None")),
-    module(nn.LogSoftmax, "dim=None", alias=twin("log_softmax", "input: T, dim=None")),
-    module(nn.Softmin, "dim=None", alias=twin("softmin", "input: T, dim=None")),
-    module(nn.Softmax2d, alias=twin("softmax", "input: T", fixed={"dim": -3})),
+    function("prelu", "input: T, weight: T", "F.prelu", zero_preserving=always, fuse="prelu"),
+    module(
+        nn.GLU,
+        "dim=-1",
+        zero_preserving=always,
+        alias=twin("glu", "input: T, dim=-1"),
+        fuse="reduce",
+    ),
+    function("glu", "input: T, dim=-1", "F.glu", zero_preserving=always, fuse="reduce"),
+    module(nn.Softmax, "dim=None", alias=twin("softmax", "input: T, dim=None"), fuse="reduce"),
+    module(
+        nn.LogSoftmax, "dim=None", alias=twin("log_softmax", "input: T, dim=None"), fuse="reduce"
+    ),
+    module(nn.Softmin, "dim=None", alias=twin("softmin", "input: T, dim=None"), fuse="reduce"),
+    module(nn.Softmax2d, alias=twin("softmax", "input: T", fixed={"dim": -3}), fuse="reduce"),
     *(
         function(
             op,
@@ -88,6 +96,7 @@ ACTIVATION: Final[tuple[Row, ...]] = (
                 Spelling(f"{root}.{op}", "input: T, dim, dtype=None")
                 for root in ("torch", "Tensor", "torch.special")
             ),
+            fuse="reduce",
         )
         for op in ("softmax", "log_softmax", "softmin")
     ),

@@ -79,13 +79,15 @@ CONVOLUTION: Final[tuple[Row, ...]] = (
         _FOLD.removeprefix("input: T, "),
         zero_preserving=always,
         alias=twin("fold", _FOLD),
+        fuse="window",
     ),
     module(
         nn.Unfold,
         _UNFOLD.removeprefix("input: T, "),
         zero_preserving=always,
         alias=twin("unfold", _UNFOLD),
+        fuse="window",
     ),
-    function("fold", _FOLD, "F.fold", search=False, zero_preserving=always),
-    function("unfold", _UNFOLD, "F.unfold", search=False, zero_preserving=always),
+    function("fold", _FOLD, "F.fold", search=False, zero_preserving=always, fuse="window"),
+    function("unfold", _UNFOLD, "F.unfold", search=False, zero_preserving=always, fuse="window"),
 )

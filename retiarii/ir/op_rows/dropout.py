@@ -76,6 +76,7 @@ DROPOUT: Final[tuple[Row, ...]] = (
         random=True,
         zero_preserving=always,
         alias=twin("rrelu", f"input: T, {_RRELU}", fixed={"training": Training()}),
+        fuse="rrelu",
     ),
     function(
         "rrelu",
@@ -85,6 +86,7 @@ DROPOUT: Final[tuple[Row, ...]] = (
         random=True,
         draws=lambda attrs: attrs.get("training", False) is not False,
         zero_preserving=always,
+        fuse="rrelu",
     ),
     *_pair(nn.FeatureAlphaDropout, "feature_alpha_dropout", zeros=False),
 )

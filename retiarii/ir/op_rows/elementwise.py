@@ -110,7 +110,14 @@ ELEMENTWISE: Final[tuple[Row, ...]] = (
         zero_preserving=always,
         fuse="elementwise",
     ),
-    function("logit", "input: T, eps=None", "torch.logit", "torch.special.logit", elementwise=True),
+    function(
+        "logit",
+        "input: T, eps=None",
+        "torch.logit",
+        "torch.special.logit",
+        elementwise=True,
+        fuse="elementwise",
+    ),
     # Not marked commutative, for alpha scales the second input only.
     _binary(
         "add",

@@ -56,8 +56,9 @@ FACTORY: Final[tuple[Row, ...]] = (
         "torch.zeros_like",
         Spelling("Tensor.zero_", "input: T", inplace=True),
         zero_preserving=always,
+        fuse="like",
     ),
-    function("ones_like", f"input: T, {_LIKE}", "torch.ones_like"),
+    function("ones_like", f"input: T, {_LIKE}", "torch.ones_like", fuse="like"),
     function("empty_like", f"input: T, {_LIKE}", "torch.empty_like", pure=False),
     function(
         "full_like",
@@ -66,6 +67,7 @@ FACTORY: Final[tuple[Row, ...]] = (
         Spelling("Tensor.fill_", "input: T, fill_value", inplace=True),
         Spelling("torch.fill_", "input: T, fill_value", inplace=True),
         "torch.fill",
+        fuse="like",
     ),
     *(
         function(
@@ -73,8 +75,14 @@ FACTORY: Final[tuple[Row, ...]] = (
             f"input: T, *size, {_MADE}",
             f"Tensor.new_{kind}",
             pure=kind != "empty",
+            fuse=None if kind == "empty" else "like",
         )
         for kind in ("zeros", "ones", "empty")
     ),
-    function("new_full", f"input: T, size: P, fill_value: P, *, {_MADE}", "Tensor.new_full"),
+    function(
+        "new_full",
+        f"input: T, size: P, fill_value: P, *, {_MADE}",
+        "Tensor.new_full",
+        fuse="like",
+    ),
 )

@@ -11,7 +11,7 @@ from retiarii.ir.op_rows.convolution import without_bias
 from retiarii.ir.op_rows.spec import Row, always, function, module
 
 LINEAR: Final[tuple[Row, ...]] = (
-    module(nn.Identity, identity=always, zero_preserving=always, elementwise=True),
+    module(nn.Identity, identity=always, zero_preserving=always, elementwise=True, fuse="shape"),
     module(
         nn.Linear,
         "in_features, out_features, bias=True",

@@ -41,10 +41,29 @@ MATMUL: Final[tuple[Row, ...]] = (
         flops=flops.matmul,
         fuse="matmul",
     ),
-    function("mv", "input: T, vec: T", "torch.mv", zero_preserving=always, flops=flops.matmul),
-    function("dot", "input: T, tensor: T", "torch.dot", zero_preserving=always, flops=flops.matmul),
     function(
-        "inner", "input: T, other: T", "torch.inner", zero_preserving=always, flops=flops.matmul
+        "mv",
+        "input: T, vec: T",
+        "torch.mv",
+        zero_preserving=always,
+        flops=flops.matmul,
+        fuse="matmul",
+    ),
+    function(
+        "dot",
+        "input: T, tensor: T",
+        "torch.dot",
+        zero_preserving=always,
+        flops=flops.matmul,
+        fuse="matmul",
+    ),
+    function(
+        "inner",
+        "input: T, other: T",
+        "torch.inner",
+        zero_preserving=always,
+        flops=flops.matmul,
+        fuse="matmul",
     ),
     function(
         "outer",
@@ -53,6 +72,7 @@ MATMUL: Final[tuple[Row, ...]] = (
         "torch.ger",
         "Tensor.ger",
         zero_preserving=always,
+        fuse="matmul",
     ),
     function("kron", "input: T, other: T", "torch.kron", zero_preserving=always),
     function(
@@ -61,6 +81,7 @@ MATMUL: Final[tuple[Row, ...]] = (
         "torch.addmm",
         zero_preserving=always,
         flops=flops.added_matmul,
+        fuse="matmul",
     ),
     function(
         "addmv",
@@ -68,6 +89,7 @@ MATMUL: Final[tuple[Row, ...]] = (
         "torch.addmv",
         zero_preserving=always,
         flops=flops.added_matmul,
+        fuse="matmul",
     ),
     function(
         "baddbmm",
@@ -75,6 +97,7 @@ MATMUL: Final[tuple[Row, ...]] = (
         "torch.baddbmm",
         zero_preserving=always,
         flops=flops.added_matmul,
+        fuse="matmul",
     ),
     function(
         "addbmm",
@@ -82,6 +105,7 @@ MATMUL: Final[tuple[Row, ...]] = (
         "torch.addbmm",
         zero_preserving=always,
         flops=flops.addbmm,
+        fuse="matmul",
     ),
     function(
         "einsum",
@@ -89,6 +113,7 @@ MATMUL: Final[tuple[Row, ...]] = (
         "torch.einsum",
         zero_preserving=always,
         flops=flops.einsum,
+        fuse="matmul",
     ),
     function(
         "tensordot",
@@ -96,6 +121,7 @@ MATMUL: Final[tuple[Row, ...]] = (
         "torch.tensordot",
         zero_preserving=always,
         flops=flops.tensordot,
+        fuse="matmul",
     ),
     function("cross", "input: T, other: T, dim=None", "torch.cross", zero_preserving=always),
     function(

@@ -75,6 +75,7 @@ NORMALISATION: Final[tuple[Row, ...]] = (
         _RESPONSE.removeprefix("input: T, "),
         zero_preserving=always,
         alias=twin("local_response_norm", _RESPONSE),
+        fuse="norm",
     ),
     # torch.batch_norm and torch.instance_norm take their arguments in another order.
     function(
@@ -85,6 +86,7 @@ NORMALISATION: Final[tuple[Row, ...]] = (
         search=False,
         pure=False,
         stateful=True,
+        fuse="batch_norm",
     ),
     function(
         "instance_norm",
@@ -94,22 +96,26 @@ NORMALISATION: Final[tuple[Row, ...]] = (
         search=False,
         pure=False,
         stateful=True,
+        fuse="norm",
     ),
     function(
         "group_norm",
         "input: T, num_groups, weight: T = None, bias: T = None, eps=1e-05",
         "F.group_norm",
+        fuse="norm",
     ),
     function(
         "layer_norm",
         "input: T, normalized_shape, weight: T = None, bias: T = None, eps=1e-05",
         "F.layer_norm",
+        fuse="norm",
         resize="normalized_shape",
     ),
     function(
         "rms_norm",
         "input: T, normalized_shape, weight: T = None, eps=None",
         "F.rms_norm",
+        fuse="norm",
         zero_preserving=always,
         resize="normalized_shape",
     ),
@@ -118,6 +124,13 @@ NORMALISATION: Final[tuple[Row, ...]] = (
         "input: T, p=2.0, dim=1, eps=1e-12",
         "F.normalize",
         zero_preserving=always,
+        fuse="norm",
     ),
-    function("local_response_norm", _RESPONSE, "F.local_response_norm", zero_preserving=always),
+    function(
+        "local_response_norm",
+        _RESPONSE,
+        "F.local_response_norm",
+        zero_preserving=always,
+        fuse="norm",
+    ),
 )

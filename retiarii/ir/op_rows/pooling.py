@@ -90,6 +90,7 @@ def _of_rank(n: int) -> tuple[Row, ...]:
             "kernel_size, stride=None, padding=0",
             "input: T, indices: T, output_size=None",
             zero_preserving=always,
+            fuse="unpool",
         ),
         function(
             f"max_pool{n}d",
@@ -126,14 +127,16 @@ def _of_rank(n: int) -> tuple[Row, ...]:
             zero_preserving=_one_result,
             fuse="pool",
         ),
-        function(f"max_unpool{n}d", _UNPOOL, f"F.max_unpool{n}d", zero_preserving=always),
+        function(
+            f"max_unpool{n}d", _UNPOOL, f"F.max_unpool{n}d", zero_preserving=always, fuse="unpool"
+        ),
     )
 
 
 def _fractional(n: int) -> tuple[Row, ...]:
     layer: type[nn.Module] = getattr(nn, f"FractionalMaxPool{n}d")
     return (
-        module(layer, _FRACTIONAL.removeprefix(_X), pure=False, random=True),
+        module(layer, _FRACTIONAL.removeprefix(_X), pure=False, random=True, fuse="fractional"),
         function(
             f"fractional_max_pool{n}d",
             _FRACTIONAL + ", _random_samples: T = None",
@@ -142,6 +145,7 @@ def _fractional(n: int) -> tuple[Row, ...]:
             search=False,
             pure=False,
             random=True,
+            fuse="fractional",
         ),
     )
 

@@ -30,7 +30,7 @@ def _like_from_zero(
 
 
 def _random(op: str, signature: str, call: str, *more: Spelling, **facts: Any) -> Row:
-    facts = {"search": False, "pure": False, "random": True, **facts}
+    facts = {"search": False, "pure": False, "random": True, "fuse": "random", **facts}
     return function(op, signature, call, *more, **facts)
 
 

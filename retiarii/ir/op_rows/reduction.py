@@ -34,24 +34,28 @@ def _as_elementwise(op: str) -> Callable[[Attrs], tuple[str, Attrs] | None]:
     return lambda attrs: (op, Attrs()) if "other" in attrs else None
 
 
+def _along(op: str, signature: str, call: str, **facts: Any) -> Row:
+    """A row that works along dimensions."""
+    return function(op, signature, call, **{"fuse": "reduce", **facts})
+
+
 REDUCTION: Final[tuple[Row, ...]] = (
     *(
-        function(op, f"{_DIM}, *, dtype=None", f"torch.{op}", zero_preserving=always, fuse="reduce")
+        _along(op, f"{_DIM}, *, dtype=None", f"torch.{op}", zero_preserving=always)
         for op in ("sum", "mean", "nansum", "nanmean")
     ),
-    function("prod", f"{_DIM}, *, dtype=None", "torch.prod", zero_preserving=always),
+    _along("prod", f"{_DIM}, *, dtype=None", "torch.prod", zero_preserving=always),
     *(
-        function(
+        _along(
             op,
             "input: T, dim=(), keepdim=False",
             f"torch.{op}",
             zero_preserving=always,
-            fuse="reduce",
         )
         for op in ("amax", "amin")
     ),
     *(
-        function(
+        _along(
             op,
             f"{_DIM}, *, other: T = None",
             f"torch.{op}",
@@ -60,66 +64,67 @@ REDUCTION: Final[tuple[Row, ...]] = (
         )
         for op in ("max", "min")
     ),
-    function("aminmax", "input: T, *, dim=None, keepdim=False", "torch.aminmax"),
-    *(function(op, _DIM, f"torch.{op}") for op in ("argmax", "argmin", "all", "any")),
-    *(function(op, _DIM, f"torch.{op}") for op in ("median", "nanmedian")),
+    _along("aminmax", "input: T, *, dim=None, keepdim=False", "torch.aminmax"),
+    *(_along(op, _DIM, f"torch.{op}") for op in ("argmax", "argmin", "all", "any")),
+    *(_along(op, _DIM, f"torch.{op}") for op in ("median", "nanmedian")),
     *(
-        function(op, _SPREAD, f"torch.{op}", normalise=_unbiased_by_name)
+        _along(op, _SPREAD, f"torch.{op}", normalise=_unbiased_by_name)
         for op in ("var", "std", "var_mean", "std_mean")
     ),
-    function(
+    _along(
         "norm",
         "input: T, p='fro', dim=None, keepdim=False, dtype=None",
         "torch.norm",
         zero_preserving=always,
     ),
-    function(
+    _along(
         "vector_norm",
         "x: T, ord=2, dim=None, keepdim=False, *, dtype=None",
         "torch.linalg.vector_norm",
         search=False,
         zero_preserving=always,
     ),
-    function(
+    _along(
         "linalg_norm",
         "A: T, ord=None, dim=None, keepdim=False, *, dtype=None",
         "torch.linalg.norm",
         search=False,
         zero_preserving=always,
     ),
-    function("dist", "input: T, other: T, p=2", "torch.dist", zero_preserving=always),
-    function("logsumexp", "input: T, dim, keepdim=False", "torch.logsumexp"),
-    function("count_nonzero", "input: T, dim=None", "torch.count_nonzero"),
-    function("mode", "input: T, dim=-1, keepdim=False", "torch.mode"),
-    function("kthvalue", "input: T, k, dim=-1, keepdim=False", "torch.kthvalue"),
-    function(
+    _along("dist", "input: T, other: T, p=2", "torch.dist", zero_preserving=always),
+    _along("logsumexp", "input: T, dim, keepdim=False", "torch.logsumexp"),
+    _along("count_nonzero", "input: T, dim=None", "torch.count_nonzero"),
+    _along("mode", "input: T, dim=-1, keepdim=False", "torch.mode"),
+    _along("kthvalue", "input: T, k, dim=-1, keepdim=False", "torch.kthvalue"),
+    _along(
         "quantile",
         "input: T, q: T, dim=None, keepdim=False, *, interpolation='linear'",
         "torch.quantile",
     ),
-    function("topk", "input: T, k, dim=-1, largest=True, sorted=True", "torch.topk"),
-    function("sort", "input: T, dim=-1, descending=False, *, stable=False", "torch.sort"),
-    function("argsort", "input: T, dim=-1, descending=False, *, stable=False", "torch.argsort"),
+    _along("topk", "input: T, k, dim=-1, largest=True, sorted=True", "torch.topk"),
+    _along("sort", "input: T, dim=-1, descending=False, *, stable=False", "torch.sort"),
+    _along("argsort", "input: T, dim=-1, descending=False, *, stable=False", "torch.argsort"),
     *(
-        function(op, "input: T, dim, *, dtype=None", f"torch.{op}", zero_preserving=always)
+        _along(op, "input: T, dim, *, dtype=None", f"torch.{op}", zero_preserving=always)
         for op in ("cumsum", "cumprod")
     ),
-    *(function(op, "input: T, dim", f"torch.{op}") for op in ("cummax", "cummin", "logcumsumexp")),
-    function(
+    *(_along(op, "input: T, dim", f"torch.{op}") for op in ("cummax", "cummin", "logcumsumexp")),
+    _along(
         "diff",
         "input: T, n=1, dim=-1, prepend: T = None, append: T = None",
         "torch.diff",
         zero_preserving=always,
     ),
-    function(
+    _along(
         "searchsorted",
         "sorted_sequence: T, input: T, *, out_int32=False, right=False, side=None, "
         "sorter: T = None",
         "torch.searchsorted",
     ),
-    function(
+    _along(
         "bucketize",
         "input: T, boundaries: T, *, out_int32=False, right=False",
         "torch.bucketize",
+        fuse="bucketize",
     ),
 )

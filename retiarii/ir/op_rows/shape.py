@@ -176,7 +176,10 @@ SHAPE: Final[tuple[Row, ...]] = (
         Spelling("Tensor.cpu", presets={"device": "cpu"}),
         Spelling("Tensor.cuda", fallbacks={"device": "cuda"}),
         normalise=_to_by_name,
+        fuse="convert",
     ),
-    _moves("type", "input: T, dtype", "Tensor.type", "Tensor.type", alias=_cast_alias),
-    _moves("type_as", "input: T, other: T", "Tensor.type_as", "Tensor.type_as"),
+    _moves(
+        "type", "input: T, dtype", "Tensor.type", "Tensor.type", alias=_cast_alias, fuse="convert"
+    ),
+    _moves("type_as", "input: T, other: T", "Tensor.type_as", "Tensor.type_as", fuse="convert"),
 )

@@ -98,31 +98,54 @@ SPATIAL: Final[tuple[Row, ...]] = (
         # torch.grid_sampler takes enumerations.
         search=False,
         zero_preserving=always,
+        fuse="grid_sample",
     ),
-    function("affine_grid", "theta: T, size, align_corners=None", "F.affine_grid"),
+    function(
+        "affine_grid",
+        "theta: T, size, align_corners=None",
+        "F.affine_grid",
+        fuse="affine_grid",
+    ),
     module(
         nn.PixelShuffle,
         "upscale_factor",
         zero_preserving=always,
         alias=twin("pixel_shuffle", "input: T, upscale_factor"),
+        fuse="shuffle",
     ),
     module(
         nn.PixelUnshuffle,
         "downscale_factor",
         zero_preserving=always,
         alias=twin("pixel_unshuffle", "input: T, downscale_factor"),
+        fuse="shuffle",
     ),
     module(
         nn.ChannelShuffle,
         "groups",
         zero_preserving=always,
         alias=twin("channel_shuffle", "input: T, groups"),
+        fuse="channel_shuffle",
     ),
     function(
-        "pixel_shuffle", "input: T, upscale_factor", "F.pixel_shuffle", zero_preserving=always
+        "pixel_shuffle",
+        "input: T, upscale_factor",
+        "F.pixel_shuffle",
+        zero_preserving=always,
+        fuse="shuffle",
     ),
     function(
-        "pixel_unshuffle", "input: T, downscale_factor", "F.pixel_unshuffle", zero_preserving=always
+        "pixel_unshuffle",
+        "input: T, downscale_factor",
+        "F.pixel_unshuffle",
+        zero_preserving=always,
+        fuse="shuffle",
     ),
-    function("channel_shuffle", "input: T, groups", "F.channel_shuffle", zero_preserving=always),
+    function(
+        "channel_shuffle",
+        "input: T, groups",
+        "F.channel_shuffle",
+        zero_preserving=always,
+        fuse="channel_shuffle",
+    ),
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from retiarii.ir.context import GraphContext
 from retiarii.ir.graph import Graph
-from retiarii.ir.infer import TypeCache, module_state
+from retiarii.ir.infer import TypeCache
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.ops import op_spec
 from retiarii.ir.tracing.events import Trace, refs_in
@@ -37,7 +37,7 @@ def assemble(
     read.update(ref.node for ref in refs_in(trace.outputs))
     used = [key for key in state.tensors if key in read and key not in state.ties]
     types = TypeCache(inputs.batch)
-    held = _held_by_modules(nodes, state, types)
+    held = _held_by_modules(nodes, state)
     idle = [
         key
         for key in state.tensors
@@ -71,6 +71,7 @@ def assemble(
         opaque=_opaque(nodes, state.modules),
         modes=dict(state.modes),
         frozen=state.frozen,
+        fixed=trace.fixed,
         types=types,
     )
     return Graph.build(records, outputs, structure, context)
@@ -95,18 +96,25 @@ def _acts(record: NodeRecord) -> bool:
     return spec.random or (spec.generic and is_random(record.op.rpartition(".")[2]))
 
 
-def _held_by_modules(nodes: list[NodeRecord], state: ModelState, types: TypeCache) -> set[str]:
-    """The keys of the tensors that layers and opaque modules hold, each by its first key."""
-    opaque = {r.path for r in nodes if r.op == "opaque"}
+def _held_by_modules(nodes: list[NodeRecord], state: ModelState) -> set[str]:
+    """The keys of the tensors that layers and opaque modules hold."""
     held: set[str] = set()
-    layers = {r.path: r for r in nodes if r.path is not None and r.op != "opaque"}
-    for path, record in layers.items():
-        held.update(f"{path}.{name}" for name in module_state(record.op, record.attrs, types))
+    for path in {r.path for r in nodes if r.path is not None and r.op != "opaque"}:
+        held.update(_keys_in(state.modules[path], f"{path}." if path else ""))
+    opaque = {r.path for r in nodes if r.op == "opaque"}
     for key in state.tensors if opaque else ():
         parts = key.split(".")
         if any(".".join(parts[:n]) in opaque for n in range(len(parts))):
             held.add(key)
     return held
+
+
+def _keys_in(module: nn.Module, prefix: str) -> Iterator[str]:
+    for name in (*module._parameters, *module._buffers):
+        yield prefix + name
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _keys_in(child, f"{prefix}{name}.")
 
 
 def _opaque(nodes: list[NodeRecord], modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

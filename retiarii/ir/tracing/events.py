@@ -44,6 +44,7 @@ class Trace:
         outputs: what forward returned, frozen, with a `Ref` for each tensor.
         random: whether Python's or NumPy's random numbers were drawn.
         stateful: whether forward changed attributes of modules.
+        fixed: what it stands for one value of only: "batch", "training".
     """
 
     batch: int
@@ -55,6 +56,7 @@ class Trace:
     outputs: Any
     random: bool
     stateful: bool
+    fixed: frozenset[str] = frozenset()
 
 
 class NodeNames:

@@ -11,6 +11,9 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn import functional
 
+from retiarii.errors import ParseError
+from retiarii.ir.tracing.exported_norms import restore_norms
+
 
 def opened(program: ExportedProgram) -> nn.Module:
     """A module that computes the program, with its ``state_dict`` keys.
@@ -22,6 +25,7 @@ def opened(program: ExportedProgram) -> nn.Module:
         program: an exported program; left as it is.
     """
     exported: Any = program.module()
+    restore_norms(exported)
     for node in list(exported.graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn":
             exported.graph.erase_node(node)
@@ -41,7 +45,58 @@ def opened(program: ExportedProgram) -> nn.Module:
     for name, buffer in exported._buffers.items():
         kept_in_state = name not in exported._non_persistent_buffers_set
         made.register_buffer(name, buffer, persistent=kept_in_state)
-    return made.eval()  # type: ignore[no-any-return]
+    return made.train(_trains(program))  # type: ignore[no-any-return]
+
+
+def fixed_by(program: ExportedProgram, batch: int) -> frozenset[str]:
+    """What a program holds for one value of only: see ``GraphContext.fixed``.
+
+    Args:
+        program: an exported program.
+        batch: of the example inputs.
+
+    Raises:
+        ParseError: it was exported for another batch size, and for no other.
+    """
+    inputs = set(program.graph_signature.user_inputs)
+    shapes = (
+        node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.name in inputs and isinstance(node.meta.get("val"), torch.Tensor)
+    )
+    size = next((shape[0] for shape in shapes if shape), None)
+    mode = {"training"} if _trains(program) else set()
+    if type(size) is not int:
+        return frozenset(mode)
+    if size != batch:
+        raise ParseError(
+            f"the program was exported for a batch of {size}, and for no other",
+            where=f"example inputs with a batch of {batch}",
+            fix="export it with dynamic_shapes, or leave the example inputs out",
+        )
+    return frozenset({"batch", *mode})
+
+
+# Operators that do something else in training -> which argument says so.
+_MODES: Mapping[str, int] = MappingProxyType(
+    {"batch_norm": 5, "dropout": 2, "dropout_": 2, "alpha_dropout": 2, "feature_dropout": 2}
+)
+
+
+def _trains(program: ExportedProgram) -> bool:
+    """Whether it was exported in training mode, as far as that makes a difference."""
+    return any(
+        len(node.args) > place and node.args[place] is True
+        for node in program.graph.nodes
+        if (place := _MODES.get(_name(node.target))) is not None
+    )
+
+
+def _name(target: Any) -> str:
+    """An ATen operator's name; empty for all else."""
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return ""
+    return str(target._schema.name.partition("::")[2])
 
 
 def example_of(program: ExportedProgram) -> Any:
@@ -96,9 +151,9 @@ _REORDERED: Mapping[str, Callable[..., Any]] = MappingProxyType(
 
 def _spelled(target: Any) -> Any:
     """The torch function of the same name and arguments; the target itself where there is none."""
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+    name = _name(target)
+    if not name:
         return target
-    name = target._schema.name.partition("::")[2]
     if name in _REORDERED:
         return _REORDERED[name]
     for library in (torch, torch._C._nn, torch.Tensor, torch.linalg, torch.special, torch.fft):

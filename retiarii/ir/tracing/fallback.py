@@ -80,7 +80,7 @@ class RealRun:
 
     def _call(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         number = self._calls[path] = self._calls.get(path, -1) + 1
-        given = list(tensors_in((args, kwargs)))
+        given = tensors_in((args, kwargs))
         versions = [t._version for t in given]
         try:
             result = type(module)._call_impl(module, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -90,7 +90,7 @@ class RealRun:
             raise
         if [t._version for t in given] != versions:
             self._writes.add((path, number))
-        made = list(tensors_in(result))
+        made = tensors_in(result)
         memory = {t.untyped_storage()._cdata for t in made if t.layout is torch.strided}
         outside = {t.untyped_storage()._cdata for t in given if t.layout is torch.strided}
         if len(memory) < len(made) or memory & outside:

@@ -36,6 +36,8 @@ class ExampleInputs:
         batch_input: the number of that tensor.
         has_batch: whether there is one.
         device: the device of the first tensor.
+        anywhere: of each tensor the first dimension of the batch's size follows it, and not the
+            leading one alone: recurrent states have their batch behind the layers.
     """
 
     args: tuple[Any, ...]
@@ -46,18 +48,26 @@ class ExampleInputs:
     batch_input: int
     has_batch: bool
     device: torch.device
+    anywhere: bool = False
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether a tensor has a dimension of the batch's size, but not as its leading one."""
+        return self.has_batch and any(
+            self.batch in t.shape and t.shape[0] != self.batch for t in self.tensors()
+        )
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensor inputs, in the order of ``names``."""
-        return list(tensors_in((self.args, self.kwargs)))
+        return tensors_in((self.args, self.kwargs))
 
     def meta(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments without storage, at another batch size."""
 
         def twin(tensor: torch.Tensor) -> torch.Tensor:
             shape = list(tensor.shape)
-            if self.has_batch and shape and shape[0] == self.batch:
-                shape[0] = batch
+            if self.has_batch and self.batch in (shape if self.anywhere else shape[:1]):
+                shape[shape.index(self.batch)] = batch
             made = torch.empty(shape, dtype=tensor.dtype, device="meta")
             return made.requires_grad_(tensor.requires_grad)
 
@@ -85,7 +95,7 @@ class ExampleInputs:
             params.append((name, frozen))
             if kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
                 keyword_only.add(name)
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = tensors_in((args, kwargs))
         counted = next((i for i, t in enumerate(tensors) if t.dim()), None)
         return ExampleInputs(
             args,

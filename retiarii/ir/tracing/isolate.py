@@ -49,10 +49,7 @@ class Snapshot:
             not _same(content, container)
             for container, content in self._containers.values()
             if container or content
-        ) or any(
-            not _same(_own(module.__dict__), _own(attributes))
-            for module, attributes in self._modules
-        )
+        ) or any(not _same(module.__dict__, attributes) for module, attributes in self._modules)
 
     def restore(self) -> None:
         """Puts everything back."""
@@ -64,11 +61,6 @@ class Snapshot:
             if (container or content) and not _same(container, content):
                 container.clear()
                 (container.extend if isinstance(container, list) else container.update)(content)
-
-
-def _own(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The attributes that are not of the trace's making."""
-    return {k: v for k, v in attributes.items() if k != "_compiled_call_impl"}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from retiarii.errors import GraphError
 from retiarii.ir.ops import OPS, constructor_attrs, module_attrs, module_op
-from retiarii.ir.tracing.structure import map_tensors, tensors_in
+from retiarii.ir.tracing.results import Results
 from retiarii.ir.types import Attrs
 
 _HOOKS = (
@@ -20,10 +20,9 @@ _HOOKS = (
     "_backward_pre_hooks",
 )
 # Attributes of an instance that say nothing of what it computes, or that a copy cannot share.
-_BESIDE = frozenset(
-    {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
-    | {"_flat_weights", "_flat_weight_refs", "_compiled_call_impl", "call_super_init"}
-    | {"inplace", "device", "dtype", "dump_patches", "_backward_hooks", "_is_full_backward_hook"}
+_BESIDE = frozenset(nn.Module().__dict__) | frozenset(
+    {"_flat_weights", "_flat_weight_refs", "_compiled_call_impl", "call_super_init"}
+    | {"inplace", "device", "dtype", "dump_patches"}
 )
 
 
@@ -37,25 +36,18 @@ class _Look:
     __slots__ = ("_attributes", "_held")
 
     def __init__(self, module: nn.Module) -> None:
-        self._attributes = _own(module)
+        self._attributes = dict(module.__dict__)
         self._held = _held(module)
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether the module looks so still."""
-        own = _own(module)
+        """Whether the module looks so still, in whatever mode."""
+        own = module.__dict__
+        self._attributes["training"] = own["training"]
         return (
             own.keys() == self._attributes.keys()
             and all(map(operator.is_, own.values(), self._attributes.values()))
             and _held(module) == self._held
         )
-
-
-def _own(module: nn.Module) -> dict[str, Any]:
-    """The attributes, but for what differs from trace to trace."""
-    own = dict(module.__dict__)
-    own.pop("_compiled_call_impl", None)
-    del own["training"]
-    return own
 
 
 def _held(module: nn.Module) -> tuple[int, ...]:
@@ -69,16 +61,18 @@ def _held(module: nn.Module) -> tuple[int, ...]:
 
 
 class Layers:
-    """Recognises layers; remembers how each (class, arguments) comes out of its constructor, and
-    what it returns."""
+    """Recognises layers; remembers how each (class, arguments) comes out of its constructor.
+
+    Attributes:
+        results: what layers, and functions beside them, return.
+    """
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, Attrs], nn.Module | None] = {}
         # By identity; the module is kept so that its number stays its own.
         self._known: dict[int, tuple[nn.Module, _Look, tuple[str, Attrs] | None]] = {}
         self._out_of_place: dict[Attrs, Attrs] = {}
-        self._results: dict[Any, Any] = {}
-        self._sharing: set[str] = set()  # ops whose results may be views
+        self.results = Results()
 
     def out_of_place(self, attrs: Attrs) -> Attrs:
         """The arguments of a layer that does not write its input."""
@@ -86,49 +80,6 @@ class Layers:
         if found is None:
             found = self._out_of_place[attrs] = attrs.merged({"inplace": False})
         return found
-
-    def run(
-        self, module: nn.Module, op: str, attrs: Attrs, operands: list[torch.Tensor], call: Any
-    ) -> Any:
-        """What a layer returns, from memory where an equal one was called on such tensors.
-
-        Args:
-            module: the layer.
-            op: its op.
-            attrs: the constructor's arguments and those of the call.
-            operands: the tensors that it is called on, without storage.
-            call: calls it.
-        """
-        made = like_input(module, op, operands)
-        if made is not None:
-            return made
-        return self.remembered((op, attrs, module.training), op, operands, call)
-
-    def remembered(self, what: Any, op: str, operands: list[torch.Tensor], call: Any) -> Any:
-        """What a call returns, from memory where an equal one was made on such tensors.
-
-        Args:
-            what: all that the call depends on, beside its operands.
-            op: its op.
-            operands: the tensors that it reads, without storage.
-            call: makes it.
-        """
-        if op in self._sharing:
-            return call()
-        inputs = tuple((t.shape, t.stride(), t.dtype, t.requires_grad) for t in operands)
-        key = (what, inputs, torch.is_grad_enabled())
-        if key in self._results:
-            return map_tensors(_another, self._results[key])
-        made = call()
-        memory = {t.untyped_storage()._cdata for t in operands}
-        returned = list(tensors_in(made))
-        own = {t.untyped_storage()._cdata for t in returned}
-        if len(own) == len(returned) and not own & memory:
-            self._results[key] = made
-        else:
-            # Results that share memory with the input would be views of another tensor.
-            self._sharing.add(op)
-        return made
 
     def attrs_of(self, module: nn.Module) -> tuple[str, Attrs] | None:
         """The op and constructor arguments; ``None`` where the module is not just such a layer."""
@@ -164,54 +115,6 @@ class Layers:
         return self._made[key]
 
 
-# Beside the elementwise ones, layers whose result is like their input in shape, strides and dtype.
-_LIKE_INPUT = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm"})
-
-
-def like_input(module: nn.Module, op: str, operands: list[torch.Tensor]) -> torch.Tensor | None:
-    """The result of a layer that is known to be like its input: on meta, many are slow."""
-    spec = OPS[op]
-    if (
-        not (op in _LIKE_INPUT or (spec.elementwise and spec.pure and not spec.identity))
-        or len(operands) != 1
-    ):
-        return None
-    (x,) = operands
-    held = [*module._parameters.values(), *module._buffers.values()]
-    kinds = {t.dtype for t in held if t is not None and t.is_floating_point()}
-    if not x.is_floating_point() or not x.is_contiguous() or kinds - {x.dtype}:
-        return None
-    if op == "LayerNorm":
-        sizes: Any = module.normalized_shape
-        if tuple(x.shape[-len(sizes) :]) != tuple(sizes):
-            return None
-    elif op in _DIMS and not (
-        x.dim() == _DIMS[op] and x.shape[1] == module.num_features and x.numel() > x.shape[1]
-    ):
-        return None
-    gradient = torch.is_grad_enabled() and (
-        x.requires_grad
-        or any(p is not None and p.requires_grad for p in module._parameters.values())
-    )
-    made = torch.empty_like(x, requires_grad=gradient)
-    return made.clone() if gradient else made
-
-
-_DIMS = {"BatchNorm1d": 3, "BatchNorm2d": 4, "BatchNorm3d": 5}
-
-
-def _another(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor like ``tensor``, which like it takes gradients and is no leaf."""
-    made = torch.empty_strided(
-        tensor.shape,
-        tensor.stride(),
-        dtype=tensor.dtype,
-        device="meta",
-        requires_grad=tensor.requires_grad,
-    )
-    return made.clone() if tensor.requires_grad else made
-
-
 def _make(op: str, attrs: Attrs) -> nn.Module | None:
     spec = OPS[op]
     # Not `with torch.device(...)`: that does nothing while torch functions are disabled.
@@ -240,6 +143,8 @@ def _alike(module: nn.Module, twin: nn.Module) -> bool:
         return False
     if not all(_equal(value, others[name]) for name, value in settings.items()):
         return False
+    if not module._modules and not twin._modules:
+        return True
     children, twins = dict(module.named_children()), dict(twin.named_children())
     return children.keys() == twins.keys() and all(
         type(child) is type(twins[name])
@@ -261,14 +166,12 @@ def _same_kind(tensor: torch.Tensor | None, other: torch.Tensor | None) -> bool:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in module.__dict__.items()
-        if name not in _BESIDE and not name.endswith("_hooks") and "_hooks_" not in name
-    }
+    return {name: value for name, value in module.__dict__.items() if name not in _BESIDE}
 
 
 def _equal(value: Any, other: Any) -> bool:
+    if value is other:
+        return True
     if isinstance(value, torch.Tensor) or isinstance(other, torch.Tensor):
         return value is other
     try:

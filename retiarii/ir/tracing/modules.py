@@ -37,37 +37,44 @@ class ModuleCalls:
     running the module itself. Nothing global is changed, so other threads are not affected.
 
     Args:
-        recorder: of this trace.
         state: of the copy.
         layers: recognises layers.
         opaque: path -> why it stays one node.
-        real: a real run to ask for types, once there was one.
-        batches: (the example's batch size, this trace's).
-        watch: look after each module whether random numbers were drawn in Python.
     """
 
+    _recorder: Recorder
+    _real: RealRun | None
+    _batches: tuple[int, int]
+    _random: tuple[Any, ...] | None
+
     def __init__(
-        self,
-        recorder: Recorder,
-        state: ModelState,
-        layers: Layers,
-        opaque: Mapping[str, Unlowerable],
-        real: RealRun | None,
-        batches: tuple[int, int],
-        watch: bool,
+        self, state: ModelState, layers: Layers, opaque: Mapping[str, Unlowerable]
     ) -> None:
-        self._recorder = recorder
-        self._state = state
         self._layers = layers
         self._opaque = opaque
-        self._real = real
-        self._batches = batches
-        self._random = python_random_state() if watch else None
         self._calls: dict[str, int] = {}
         self._thread = threading.get_ident()
         self.failure: tuple[str, Exception] | None = None
         for path, module in state.modules.items():
             module.__dict__["_compiled_call_impl"] = functools.partial(self.call, module, path)
+
+    def begin(
+        self, recorder: Recorder, real: RealRun | None, batches: tuple[int, int], watch: bool
+    ) -> None:
+        """Begins a trace.
+
+        Args:
+            recorder: of this trace.
+            real: a real run to ask for types, once there was one.
+            batches: (the example's batch size, this trace's).
+            watch: look after each module whether random numbers were drawn in Python.
+        """
+        self._recorder = recorder
+        self._real = real
+        self._batches = batches
+        self._random = python_random_state() if watch else None
+        self._calls.clear()
+        self.failure = None
 
     def call(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """What happens where the model calls ``module``."""
@@ -159,7 +166,7 @@ class ModuleCalls:
         if in_place and entries[id(operands[0])].storage.lasting:
             raise Unlowerable("writes a tensor that outlives the call in place", site)
         run_on = {i: recorder.values.meta(e) for i, e in entries.items()}
-        result = self._layers.run(
+        result = self._layers.results.of_layer(
             module,
             op,
             attrs,

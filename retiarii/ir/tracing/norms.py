@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from retiarii.errors import GraphError
 from retiarii.ir.ops import module_attrs
-from retiarii.ir.tracing.layers import Layers, like_input
+from retiarii.ir.tracing.layers import Layers
+from retiarii.ir.tracing.results import like_input
 from retiarii.ir.types import Attrs
 
 _LAYERS: Mapping[int, type[nn.Module]] = MappingProxyType(

@@ -63,6 +63,7 @@ class Recorder(TorchFunctionMode):
         self.devices = devices
         self.sites = sites
         self.norms = norms
+        self.results = norms.layers.results
         self.events: list[Event] = []
         self.path = ""
         self.site: str | None = None
@@ -118,9 +119,10 @@ class Recorder(TorchFunctionMode):
         self._check(name, kwargs)
         if name in known.REWRITES:
             return known.REWRITES[name](self.run, *args, **kwargs)
-        if name in known.LITERALS and not any(True for _ in tensors_in((args, kwargs))):
+        given = tensors_in((args, kwargs))
+        if name in known.LITERALS and not given:
             return self._literal(func, args, kwargs)
-        entries = {id(t): self.entry(t) for t in tensors_in((args, kwargs))}
+        entries = {id(t): self.entry(t) for t in given}
         concrete = all(e.concrete for e in entries.values())
         if name in known.READS:
             if not concrete or name in ("numpy", "__array__"):
@@ -152,7 +154,7 @@ class Recorder(TorchFunctionMode):
             return self.writes.write(bound, entries[id(bound.operands[0])], swapped, site)
         if path is None and [tensor._version for _, tensor in run_on] != before:
             raise Unlowerable(f"{name} writes one of its arguments (running statistics, say)")
-        if not any(True for _ in tensors_in(result)):
+        if not tensors_in(result):
             return result
         return self.record(
             bound.op,
@@ -173,9 +175,8 @@ class Recorder(TorchFunctionMode):
         if real or bound.in_place:
             return self.execute(func, *swapped)
         run_on = [self._exec_tensor(self.entry(t), real) for t in bound.operands]
-        what = (bound.op, Attrs(bound.attrs))
         call = partial(self.execute, func, *swapped)
-        return self.norms.layers.remembered(what, bound.op, run_on, call)
+        return self.results.of_function(bound.op, Attrs(bound.attrs), run_on, call)
 
     def _check(self, name: str, kwargs: dict[str, Any]) -> None:
         if name in known.FORBIDDEN:

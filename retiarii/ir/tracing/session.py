@@ -20,11 +20,13 @@ from retiarii.ir.tracing.layers import Layers
 from retiarii.ir.tracing.modules import ModuleCalls
 from retiarii.ir.tracing.norms import WrittenNorms
 from retiarii.ir.tracing.recorder import Recorder
+from retiarii.ir.tracing.scripted import scripts_opened
 from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable, first_line
 from retiarii.ir.tracing.sources import Sources
 from retiarii.ir.tracing.state import ModelState
 from retiarii.ir.tracing.structure import NotAStructureError, freeze_structure, tensors_in
 from retiarii.ir.tracing.unify import DivergedError, solve_nothing, unify
+from retiarii.ir.tracing.values import Held
 from retiarii.ir.tracing.where import CallSites
 from retiarii.ir.types import Ref, TensorType, map_leaves
 
@@ -61,6 +63,8 @@ class Session:
     def _isolate(self) -> None:
         self._copy = meta_copy(self.model, self.state)  # between traces it is as it is now
         self._copied = ModelState.of(self._copy)
+        self._held = Held.of(self._copied, self.state)
+        self._calls = ModuleCalls(self._copied, self._layers, self.opaque)
         self._clean = Snapshot(self._copy)
 
     # --- traces ------------------------------------------------------------------------------
@@ -81,7 +85,7 @@ class Session:
             Broken: the model's code raised.
             NeedsRealTypes: an opaque submodule's results are not known.
         """
-        with self._pretending():
+        with self._pretending(), scripts_opened():
             return self._trace(batch, training, watch, again)
 
     @contextmanager
@@ -114,15 +118,7 @@ class Session:
         recorder = Recorder(sources, names, devices, sites, norms)
         args, kwargs = self.inputs.meta(batch)
         inputs = self._enter_inputs(recorder, args, kwargs)
-        calls = ModuleCalls(
-            recorder,
-            self._copied,
-            self._layers,
-            self.opaque,
-            self._real,
-            (self.inputs.batch, batch),
-            watch,
-        )
+        self._calls.begin(recorder, self._real, (self.inputs.batch, batch), watch)
         before = python_random_state()
         try:
             with recorder:
@@ -130,7 +126,7 @@ class Session:
                 with recorder.off():
                     outputs = self._outputs(recorder, result)
         except Exception as error:
-            failed = calls.failure
+            failed = self._calls.failure
             path = failed[0] if failed is not None and failed[1] is error else ""
             raise Broken(path, error, sites.of_traceback(error.__traceback__)) from error
         self._check_assigned()
@@ -156,11 +152,11 @@ class Session:
 
     def sources(self) -> Sources:
         """The model's tensors, as a trace finds them."""
-        return Sources(self._copied, self.state, Devices(self.inputs.device).symbolic)
+        return Sources(self._copied, self._held, Devices(self.inputs.device).symbolic)
 
     def _enter_inputs(self, recorder: Recorder, args: Any, kwargs: Any) -> tuple[NodeRecord, ...]:
         records: list[NodeRecord] = []
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = tensors_in((args, kwargs))
         for wanted, tensor, example in zip(
             self.inputs.names, tensors, self.inputs.tensors(), strict=True
         ):

@@ -7,7 +7,7 @@ import torch
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.tracing.signals import Unlowerable
 from retiarii.ir.tracing.state import ModelState
-from retiarii.ir.tracing.values import Entry, Values
+from retiarii.ir.tracing.values import Entry, Held, Values
 from retiarii.ir.types import Attrs, Ref, TensorType
 
 _OUTLIVES = "tensor that outlives the call"
@@ -18,25 +18,17 @@ class Sources:
 
     Args:
         copy: what the traced copy holds.
-        original: what the user's model holds: code that reaches it (a lambda in ``__init__`` may)
-            finds the same values.
+        held: the same, by identity.
         device: the symbolic device.
     """
 
-    def __init__(self, copy: ModelState, original: ModelState, device: torch.device) -> None:
-        self.values = Values()
+    def __init__(self, copy: ModelState, held: Held, device: torch.device) -> None:
+        self.values = Values(held, device)
         self.records: dict[str, NodeRecord] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._state = copy
         self._device = device
         self._attributes: dict[int, str] | None = None
-        self._key_of: dict[str, str] = {}
-        for key, tensor in copy.tensors.items():
-            if key in copy.ties:
-                continue
-            kind = "parameter" if key in copy.parameters else "buffer"
-            entry = self.values.add(tensor, Ref(key), device, lasting=kind)
-            self.values.also(original.tensors[key], entry)
 
     def record_of(self, key: str) -> NodeRecord:
         """The node of a parameter or buffer."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -176,42 +176,59 @@ def _rebuild_class(target: type, fields: dict[Any, Any]) -> Any:
     return target(**fields)
 
 
+# No tensor is in a value of these classes.
+_BARE = frozenset(
+    {int, float, bool, str, bytes, complex, type(None), type(...), torch.Size}
+    | {torch.dtype, torch.device, torch.layout, torch.memory_format}
+)
+
+
 def map_tensors(fn: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """``value`` with ``fn`` applied to each tensor; other objects stay as they are."""
+    kind = type(value)
+    if kind in _BARE:
+        return value
     if isinstance(value, torch.Tensor):
         return fn(value)
-    kind = type(value)
+    if kind is tuple:
+        return tuple([map_tensors(fn, v) for v in value])
     if kind is list:
         return [map_tensors(fn, v) for v in value]
     if kind in _DICTS:
         return kind((k, map_tensors(fn, v)) for k, v in value.items())
-    if isinstance(value, slice):
+    if kind is slice:
         return slice(*(map_tensors(fn, v) for v in (value.start, value.stop, value.step)))
-    if isinstance(value, tuple) and not isinstance(value, torch.Size):
+    if isinstance(value, tuple):
         if is_named_tuple(value):
             return kind(*(map_tensors(fn, v) for v in value))
         return tuple(map_tensors(fn, v) for v in value)
     fields = fields_of(value)
-    if fields is not None and any(True for _ in tensors_in(value)):
+    if fields is not None and tensors_in(value):
         return _rebuild_class(kind, {k: map_tensors(fn, v) for k, v in fields.items()})
     return value
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in ``value``, in order."""
+    found: list[torch.Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[torch.Tensor]) -> None:
+    if type(value) in _BARE:
+        return
     if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, slice):
-        for part in (value.start, value.stop, value.step):
-            yield from tensors_in(part)
+        found.append(value)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from tensors_in(part)
+            _collect(part, found)
     elif isinstance(value, dict):
         for part in value.values():
-            yield from tensors_in(part)
-    elif isinstance(value, int | float | str | type(None)):
-        return
+            _collect(part, found)
+    elif isinstance(value, slice):
+        for part in (value.start, value.stop, value.step):
+            _collect(part, found)
     else:
         for part in (fields_of(value) or {}).values():
-            yield from tensors_in(part)
+            _collect(part, found)

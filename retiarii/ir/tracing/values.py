@@ -8,6 +8,7 @@ base's new value. So the graph stays functional and reads what PyTorch would rea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import torch
 
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.tracing.signals import Unlowerable
+from retiarii.ir.tracing.state import ModelState
 from retiarii.ir.types import Ref
 
 
@@ -82,17 +84,60 @@ class Editor(Protocol):
         """The value of the entry's base after ``new`` was written; ``None``: cannot be said."""
 
 
-class Values:
-    """All tensors of one trace."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The parameters and buffers of a model, as tensors find them.
 
-    def __init__(self) -> None:
+    Attributes:
+        keys: identity of a tensor -> its key, and the tensor that the traced copy has.
+        memory: identity of a storage -> what it is kept as ("parameter", "buffer").
+    """
+
+    keys: Mapping[int, tuple[str, torch.Tensor]]
+    memory: Mapping[int, str]
+
+    @staticmethod
+    def of(copy: ModelState, original: ModelState) -> Held:
+        """What a copy holds.
+
+        Args:
+            copy: the traced one.
+            original: the user's: code that reaches it (a lambda in ``__init__`` may) finds the
+                same values.
+        """
+        keys: dict[int, tuple[str, torch.Tensor]] = {}
+        memory: dict[int, str] = {}
+        for key, tensor in copy.tensors.items():
+            if key in copy.ties:
+                continue
+            keys[id(tensor)] = keys[id(original.tensors[key])] = (key, tensor)
+            kind = "parameter" if key in copy.parameters else "buffer"
+            memory.setdefault(_storage_id(tensor), kind)
+        return Held(keys, memory)
+
+
+class Values:
+    """All tensors of one trace.
+
+    Args:
+        held: those that the model holds; entered when they are met.
+        device: what they show.
+    """
+
+    def __init__(self, held: Held, device: torch.device) -> None:
+        self._held = held
+        self._device = device
         self._entries: dict[int, Entry] = {}
         self._storages: dict[int, Storage] = {}
-        self._kept: list[Any] = []
 
     def find(self, tensor: torch.Tensor) -> Entry | None:
         """The entry of this very object."""
-        return self._entries.get(id(tensor))
+        found = self._entries.get(id(tensor))
+        if found is None and id(tensor) in self._held.keys:
+            key, twin = self._held.keys[id(tensor)]
+            found = self._entries.get(id(twin)) or self.add(twin, Ref(key), self._device)
+            self._entries[id(tensor)] = found
+        return found
 
     def storage(self, tensor: torch.Tensor) -> Storage | None:
         """The storage it lies in, if any tensor of the trace does.
@@ -100,7 +145,13 @@ class Values:
         Raises:
             Unlowerable: the tensor has no plain storage.
         """
-        return self._storages.get(_storage_id(tensor))
+        return self._storage(_storage_id(tensor))
+
+    def _storage(self, key: int) -> Storage | None:
+        found = self._storages.get(key)
+        if found is None and key in self._held.memory:
+            found = self._storages[key] = Storage(lasting=self._held.memory[key])
+        return found
 
     def add(
         self,
@@ -115,7 +166,7 @@ class Values:
     ) -> Entry:
         """Enters a tensor that holds the graph value ``ref``."""
         key = _storage_id(tensor)
-        storage = self._storages.get(key)
+        storage = self._storage(key)
         if storage is None:
             storage = self._storages[key] = Storage(concrete=concrete, lasting=lasting)
         entry = Entry(tensor, ref, storage, device, storage.version, parent, step)
@@ -125,13 +176,10 @@ class Values:
     def forbid_writes(self, tensor: torch.Tensor, why: str) -> None:
         """Lets writes to the tensor's memory, through whatever alias, be refused."""
         key = _storage_id(tensor)
-        storage = self._storages.setdefault(key, Storage())
+        storage = self._storage(key)
+        if storage is None:
+            storage = self._storages[key] = Storage()
         storage.lasting = storage.lasting or why
-
-    def also(self, tensor: torch.Tensor, entry: Entry) -> None:
-        """Lets another object stand for the same entry."""
-        self._entries[id(tensor)] = entry
-        self._kept.append(tensor)
 
     def meta(self, entry: Entry) -> torch.Tensor:
         """The entry's tensor, without numbers."""

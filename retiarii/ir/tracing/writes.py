@@ -47,7 +47,13 @@ class Writes:
         """Records an in-place call as what it computes, and lets its target hold the result."""
         made = meta = self._values.meta(target)
         if known.is_in_place(bound.name) and not bound.assigns:
-            made = self._recorder.execute(bound.twin, *self._metas(swapped))
+            run_on = [self._values.meta(self._recorder.entry(t)) for t in bound.operands]
+            made = self._recorder.results.of_function(
+                bound.op,
+                Attrs(bound.attrs),
+                run_on,
+                lambda: self._recorder.execute(bound.twin, *self._metas(swapped)),
+            )
             if not isinstance(made, torch.Tensor) or made.shape != meta.shape:
                 raise Unlowerable(f"{bound.name} changes the shape of what it writes")
         record = self._recorder.emit(bound.op, bound.operands, Attrs(bound.attrs), made, site=site)
@@ -63,7 +69,9 @@ class Writes:
 
     def _metas(self, swapped: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
         def meta(tensor: torch.Tensor) -> torch.Tensor:
-            return torch.empty_like(tensor, device="meta")
+            return torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+            )
 
         return map_tensors(meta, swapped[0]), map_tensors(meta, swapped[1])
 
