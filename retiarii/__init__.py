@@ -18,22 +18,26 @@ if TYPE_CHECKING:
     from retiarii.ir.graph import Graph
     from retiarii.ir.node import Node, Value
     from retiarii.ir.parse import parse
+    from retiarii.mutators.attention import add_heads, open_attention
     from retiarii.mutators.choice import ValueChoice, choice, loguniform, randint, uniform
     from retiarii.mutators.growth import Net2Deeper, Net2Wider, deepen, widen
     from retiarii.mutators.layers import Cell, InputChoice, LayerChoice, Repeat
     from retiarii.mutators.mutator import Mutator
-    from retiarii.mutators.prune import prune_channels
+    from retiarii.mutators.prune import prune_channels, prune_heads
+    from retiarii.optimizer.merge import merge
+    from retiarii.optimizer.merged import MergedModel
     from retiarii.result import Result, open_result
     from retiarii.space import Candidate, ModelSpace
     from retiarii.strategies.base import Strategy
     from retiarii.training.evaluator import Evaluator
     from retiarii.training.function import Function
-    from retiarii.training.optimizers import SGD, Adam, AdamW, RMSprop
+    from retiarii.training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
     from retiarii.training.schedules import (
         Constant,
         Cosine,
         LinearDecay,
         OneCycle,
+        ReduceOnPlateau,
         Schedule,
         StepDecay,
         WarmUp,
@@ -44,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Candidate",
@@ -59,6 +64,7 @@ __all__ = [
     "LayerChoice",
     "LinearDecay",
     "Match",
+    "MergedModel",
     "ModelSpace",
     "Mutator",
     "Net2Deeper",
@@ -66,6 +72,7 @@ __all__ = [
     "Node",
     "OneCycle",
     "RMSprop",
+    "ReduceOnPlateau",
     "Repeat",
     "Result",
     "RetiariiError",
@@ -77,12 +84,16 @@ __all__ = [
     "ValueChoice",
     "WarmUp",
     "__version__",
+    "add_heads",
     "choice",
     "deepen",
     "loguniform",
+    "merge",
+    "open_attention",
     "open_result",
     "parse",
     "prune_channels",
+    "prune_heads",
     "randint",
     "spaces",
     "uniform",
@@ -98,18 +109,21 @@ _NAMES_BY_MODULE = {
     "ir.node": "Node Value",
     "ir.parse": "parse",
     "ir.edit.patterns": "wildcard",
+    "mutators.attention": "add_heads open_attention",
     "mutators.choice": "ValueChoice choice loguniform randint uniform",
     "mutators.growth": "Net2Deeper Net2Wider deepen widen",
     "mutators.layers": "Cell InputChoice LayerChoice Repeat",
     "mutators.mutator": "Mutator",
-    "mutators.prune": "prune_channels",
+    "mutators.prune": "prune_channels prune_heads",
+    "optimizer.merge": "merge",
+    "optimizer.merged": "MergedModel",
     "result": "Result open_result",
     "space": "Candidate ModelSpace",
     "strategies.base": "Strategy",
     "training.evaluator": "Evaluator",
     "training.function": "Function",
-    "training.optimizers": "SGD Adam AdamW RMSprop",
-    "training.schedules": "Constant Cosine LinearDecay OneCycle Schedule StepDecay WarmUp",
+    "training.optimizers": "SGD Adagrad Adam AdamW RMSprop",
+    "training.schedules": "Constant Cosine LinearDecay OneCycle ReduceOnPlateau Schedule StepDecay WarmUp",
     "training.supervised": "Supervised",
 }
 

@@ -64,6 +64,10 @@ class InfeasibleError(SpaceError):
     decisions: tuple[Any, ...] = ()
 
 
+class MergeError(RetiariiError):
+    """Models that cannot be merged, or a merged model used otherwise than its models."""
+
+
 class EvaluatorError(RetiariiError):
     """Data, loss, metric, optimizer or schedule that cannot be used as given."""
 

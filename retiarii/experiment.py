@@ -26,6 +26,9 @@ from retiarii.strategies.base import Strategy
 from retiarii.strategies.registry import make_strategy
 from retiarii.training.evaluator import Evaluator
 
+# How many trials are proposed together, where they can be trained together.
+_COHORT = 16
+
 
 class Experiment:
     """A search.
@@ -41,11 +44,14 @@ class Experiment:
             one. A larger number extends a stored search.
         directory: where the search is kept; ``None`` keeps nothing beyond the `Result`.
         executor: ``inline`` (in this process, breakpoints work) or ``local`` (worker processes).
-        fuse: ``auto`` or ``off``: whether trials may be trained as one merged program.
+        fuse: ``auto`` or ``off``: whether trials may be trained as one merged program. It makes no
+            difference to which trials there are, and none but rounding to their scores.
         seed: everything random follows from it.
         retries: how often a trial that failed is tried again, with another seed.
-        workers: how many trials are under way at once. Part of what a search is: proposals
-            depend on how many results are known by then.
+        workers: how many cohorts are under way at once. Part of what a search is, as ``cohort`` is:
+            proposals depend on how many results are known by then.
+        cohort: how many trials are proposed, and where the evaluator can do so trained, together;
+            ``None`` is 16 for an evaluator that trains merged programs, and 1 for others.
         progress: called with a `Progress` at each step of the search; one, or several.
         source: the file that ``space`` and ``evaluator`` were loaded from, so that workers load
             it too.
@@ -67,6 +73,7 @@ class Experiment:
         seed: int = 0,
         retries: int = 1,
         workers: int = 1,
+        cohort: int | None = None,
         *,
         progress: Watcher | Sequence[Watcher] | None = None,
         source: Loaded | None = None,
@@ -84,6 +91,8 @@ class Experiment:
         self._seed = _whole("seed", seed, None)
         self._retries = _whole("retries", retries, 0)
         self._workers = _whole("workers", workers, 1)
+        usual = _COHORT if evaluator.merges else 1
+        self._cohort = usual if cohort is None else _whole("cohort", cohort, 1)
         watchers = () if progress is None else progress
         if not callable(watchers):
             _check_type("progress", watchers, (Sequence,), "a function of one Progress, or several")
@@ -112,6 +121,8 @@ class Experiment:
             settings = Settings(
                 trials=self._trials,
                 window=self._workers,
+                cohort=self._cohort,
+                together=self._fuse == "auto" and self._evaluator.merges,
                 seed=self._seed,
                 retries=self._retries,
                 metric=self._evaluator.metric,
@@ -167,6 +178,7 @@ class Experiment:
             "seed": self._seed,
             "strategy": self._strategy.describe(),
             "workers": self._workers,
+            "cohort": self._cohort,
             "retries": self._retries,
             "fuse": self._fuse,
             "executor": self._executor,

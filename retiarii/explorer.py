@@ -1,8 +1,10 @@
 """The controller's loop: asks a strategy, has trials evaluated, tells the strategy, in order.
 
-Everything that could differ from one run to the next is kept out of the strategy's sight: trial
-``n`` is proposed when exactly the trials ``0 .. n - window`` have been told, in that order. So a
-search that was killed is resumed by going through the same calls again, with stored results.
+Everything that could differ from one run to the next is kept out of the strategy's sight. Trials
+are proposed in cohorts; those of cohort ``c`` when exactly the trials of the cohorts
+``0 .. c - window`` have been told, in their order. So a search that was killed is resumed by going
+through the same calls again, with stored results; and whether the trials of a cohort are trained
+as one merged program makes no difference to what is proposed.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from retiarii.runtime.executor import Executor, Lost
 from retiarii.runtime.job import Job, JobTrial
 from retiarii.runtime.progress import Progress as Progress
 from retiarii.runtime.progress import Watcher as Watcher
+from retiarii.runtime.resumed import check_proposal, not_the_same
 from retiarii.runtime.schema import SCORED, TERMINAL
-from retiarii.runtime.shown import plain
 from retiarii.runtime.store import Store, TrialRow
 from retiarii.seeding import derive
 from retiarii.strategies.base import Strategy
-from retiarii.training.events import Failed, Finished, Reported, Started, TrialEvent
+from retiarii.training.events import Failed, Finished, Noted, Reported, Started, TrialEvent
 
 if TYPE_CHECKING:
     from retiarii.search_space import Point
@@ -42,7 +44,9 @@ class Settings:
 
     Attributes:
         trials: how many, duplicates included.
-        window: how many proposals may be without a result.
+        window: how many cohorts may be without a result.
+        cohort: how many trials are proposed together.
+        together: whether those are evaluated together, or one by one.
         seed: the search's seed.
         retries: how often a trial that failed is tried again.
         metric: the score's name among the metrics.
@@ -52,6 +56,8 @@ class Settings:
 
     trials: int
     window: int
+    cohort: int
+    together: bool
     seed: int
     retries: int
     metric: str
@@ -111,6 +117,7 @@ class Explorer:
         self._keys: dict[str, int] = {}  # canonical key -> the trial that is trained for it
         self._followers: dict[int, list[int]] = {}
         self._stopping: set[int] = set()
+        self._pending: list[int] = []  # to be submitted, with others
         self._stored = store.count()
         self._done = self._resumed = 0
         self._skipped = 0
@@ -152,18 +159,20 @@ class Explorer:
             if not begun and proposed >= self._stored:
                 begun = True
                 self._tell_watchers("begin")
-            if proposed - told >= self._settings.window:
+            while told < self._known_before(proposed):
                 self._settle(told)
                 told += 1
             point = self._strategy.ask(proposed)
             self._note_skipped()
             if point is None:
                 if proposed < self._stored:
-                    raise _not_the_same(proposed, "nothing is proposed in its place")
+                    raise not_the_same(proposed, "nothing is proposed in its place")
                 ended = "exhausted"
                 break
             self._admit(proposed, point)
             proposed += 1
+            if proposed % self._settings.cohort == 0:
+                self._flush()
         if not begun:
             self._tell_watchers("begin")
         while told < proposed:
@@ -171,9 +180,15 @@ class Explorer:
             told += 1
         return ended
 
+    def _known_before(self, number: int) -> int:
+        """How many trials have been told when this one is proposed."""
+        cohort = number // self._settings.cohort
+        return max(0, cohort - self._settings.window + 1) * self._settings.cohort
+
     def _settle(self, number: int) -> None:
         """Waits for a trial's end, and tells it."""
         while number not in self._untold:
+            self._flush()
             self._executor.poll(_POLL_SECONDS, self._deliver)
         score = self._untold.pop(number)
         self._strategy.tell(number, None if score is None else self._sign * score)
@@ -186,7 +201,7 @@ class Explorer:
         key = point.key()
         row = self._store.row(number) if number < self._stored else None
         if row is not None:
-            _check_proposal(row, point, key)
+            check_proposal(row, point, key)
             last_step = self._replay_reports(number)
             if row.state in TERMINAL:
                 self._done += 1
@@ -215,19 +230,36 @@ class Explorer:
             self._followers.setdefault(leader, []).append(number)
         else:
             self._keys[key] = number
-            self._submit(number)
+            self._pending.append(number)
 
     def _ended_row(self, number: int | None) -> TrialRow | None:
         return None if number is None or number in self._active else self._store.row(number)
 
-    def _submit(self, number: int) -> None:
-        active = self._active[number]
-        place = trial_directory(self._settings.directory, number, active.attempt)
-        trial = JobTrial(
-            number, active.seed, active.attempt, active.point.raws, place, active.point
-        )
-        self._executor.submit(Job((trial,), self._settings.seed))
-        if number in self._stopping:
+    def _flush(self) -> None:
+        """Submits what is waiting for it."""
+        together: list[int] = []
+        for number in self._pending:
+            # What a worker died of may be one of the trials it had: each goes on by itself.
+            if self._settings.together and not self._active[number].lost:
+                together.append(number)
+            else:
+                self._submit([number])
+        self._pending.clear()
+        for start in range(0, len(together), self._settings.cohort):
+            self._submit(together[start : start + self._settings.cohort])
+
+    def _submit(self, numbers: Sequence[int]) -> None:
+        trials = []
+        for number in numbers:
+            active = self._active[number]
+            place = trial_directory(self._settings.directory, number, active.attempt)
+            trials.append(
+                JobTrial(
+                    number, active.seed, active.attempt, active.point.raws, place, active.point
+                )
+            )
+        self._executor.submit(Job(tuple(trials), self._settings.seed))
+        for number in self._stopping.intersection(numbers):
             self._executor.stop(number)
 
     # -- what comes back
@@ -240,6 +272,8 @@ class Explorer:
             case Started(number):
                 active.since = time.monotonic()
                 self._store.start(number, time.time())
+            case Noted(_, text):
+                self._tell_watchers("note", note=text)
             case Reported(number, step, metrics):
                 self._reported(active, number, step, dict(metrics))
             case Finished(number, score, metrics, stopped) if math.isfinite(score):
@@ -292,7 +326,7 @@ class Explorer:
         shutil.rmtree(before, ignore_errors=True)
         self._active[number] = _Active(active.point, seed, attempt, active.lost, seconds)
         self._stopping.discard(number)
-        self._submit(number)
+        self._pending.append(number)
 
     def _lost(self, active: _Active, number: int, message: str) -> None:
         """A worker died: the trial goes on elsewhere, unless it seems to be what kills them."""
@@ -305,7 +339,7 @@ class Explorer:
             self._finished_one(number)
             return
         self._store.lose(number, active.lost, message, active.seconds)
-        self._submit(number)
+        self._pending.append(number)
 
     def _reuse(self, number: int, original: TrialRow) -> None:
         self._store.reuse(number, original, time.time())
@@ -340,7 +374,7 @@ class Explorer:
             self._active[first].leader = None
             if others:
                 self._followers[first] = others
-            self._submit(first)
+            self._pending.append(first)
 
     def _note_best(self, row: TrialRow) -> None:
         if row.state != "complete" or row.score is None:
@@ -350,10 +384,11 @@ class Explorer:
 
     def _tell_watchers(
         self,
-        kind: Literal["begin", "step", "trial", "end"],
+        kind: Literal["begin", "note", "step", "trial", "end"],
         trial: TrialRow | None = None,
         step: int | None = None,
         metrics: dict[str, float] | None = None,
+        note: str | None = None,
     ) -> None:
         if not self._watchers:
             return
@@ -368,33 +403,7 @@ class Explorer:
             trial,
             step,
             metrics,
+            note,
         )
         for watcher in self._watchers:
             watcher(progress)
-
-
-def _check_proposal(row: TrialRow, point: Point, key: str) -> None:
-    """Makes sure that going through the search again proposes what was stored.
-
-    Raises:
-        StoreError: it does not.
-    """
-    stored, now = row.raws, point.raws
-    if stored == now and row.key == key:
-        return
-    if stored == now:
-        detail = "the same decisions lead to another model"
-    else:
-        before = {label: shown for label, _, shown in row.decisions}
-        after = {d.label: plain(d.value) for d in point.decisions}
-        detail = f"stored was {before}, proposed is {after}"
-    raise _not_the_same(row.id, detail)
-
-
-def _not_the_same(number: int, detail: str) -> StoreError:
-    return StoreError(
-        f"this search cannot be resumed: trial {number} would not be the same again: {detail}",
-        where=f"trial {number}",
-        fix="a space, a strategy and hyper-parameters must depend on nothing but the file and "
-        "the seed: no clock, no unseeded random numbers; start anew in another directory",
-    )

@@ -378,7 +378,7 @@ def test_version_and_no_arguments() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.25, "0.2 s"), (42.3, "42 s"), (600.0, "10 min"), (9000.0, "2.5 h")],
+    [(0.25, "250 ms"), (1.24, "1.2 s"), (42.3, "42 s"), (600.0, "10 min"), (9000.0, "2.5 h")],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text

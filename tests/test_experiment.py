@@ -405,7 +405,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     def interrupted(trial: Trial) -> float:
         if trial.number == 2 and not (tmp_path / "once").exists():
             (tmp_path / "once").touch()
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # os.kill may wake another thread
         return value(trial)
 
     options: dict[str, Any] = {"directory": tmp_path / "search", "trials": 5, "workers": 2}

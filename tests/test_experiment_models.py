@@ -52,7 +52,7 @@ def score(trial):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 1
-    save_weights(trial.directory, model)
+    save_weights(trial.directory, model.state_dict())
     return sum(p.numel() for p in model.parameters())
 
 space = ModelSpace(Net(), example_inputs=torch.zeros(2, 3))

@@ -77,7 +77,9 @@ def _as_typed(program: Path, name: str) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration as people say it: ``8 s``, ``3 min``, ``2.5 h``."""
+    """A duration as people say it: ``40 ms``, ``8 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 0.95:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 100 * 60:

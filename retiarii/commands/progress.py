@@ -114,9 +114,11 @@ class _OnBar:
         self._tally = tally
         self._bar = bar
         self._task = bar.add_task("", total=None, status="starting", current="")
+        self._note = ""
 
     def __call__(self, progress: Progress) -> None:
         self._tally.note(progress)
+        self._note = progress.note or self._note
         failure = self._tally.failure(progress)
         if failure is not None:
             self._bar.console.print(f"[red]{escape(failure)}", highlight=False)
@@ -131,10 +133,11 @@ class _OnBar:
     def _current(self, progress: Progress) -> str:
         trial, metrics = progress.trial, progress.metrics
         if progress.kind != "step" or trial is None or metrics is None:
-            return ""
+            return self._note
         score = metrics.get(self._tally.metric)
         shown = f", {score_text(score)}" if score is not None else ""
-        return f"trial {trial.id}: step {progress.step}{shown}"
+        step = f"trial {trial.id}: step {progress.step}{shown}"
+        return f"{self._note}; {step}" if self._note else step
 
 
 class _Lines:
@@ -149,7 +152,9 @@ class _Lines:
         failure = self._tally.failure(progress)
         if failure is not None:
             self._print(failure)
-        if progress.kind == "begin":
+        if progress.note is not None:
+            self._print(progress.note)
+        elif progress.kind == "begin":
             self._best = progress.best
             if progress.resumed:
                 self._print(f"resuming: {progress.resumed} of {progress.total} trials are done")

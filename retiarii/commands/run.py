@@ -31,6 +31,7 @@ _DEFAULTS: dict[str, Any] = {
     "fuse": "auto",
     "retries": 1,
     "workers": 1,
+    "cohort": None,
     "executor": None,
 }
 
@@ -69,9 +70,18 @@ def run(
     retries: Annotated[
         int, typer.Option(help="How often a failed trial is tried again.")
     ] = _DEFAULTS["retries"],
-    workers: Annotated[int, typer.Option(help="How many trials run at once.")] = _DEFAULTS[
-        "workers"
-    ],
+    workers: Annotated[
+        int, typer.Option(help="How many trials, or cohorts, run at once.")
+    ] = _DEFAULTS["workers"],
+    cohort: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many trials are proposed and trained together. (default: 16, or 1 for an "
+            "evaluator that trains none together)",
+            show_default=False,
+        ),
+    ] = None,
     executor: Annotated[
         Literal["inline", "local"] | None,
         typer.Option(
@@ -90,9 +100,10 @@ def run(
         "fuse": fuse,
         "retries": retries,
         "workers": workers,
+        "cohort": cohort,
         "executor": executor,
     }
-    _check(trials, retries, workers, strategy)
+    _check(trials, retries, workers, cohort, strategy)
     directory = out if out is not None else default_directory(space)
     result = _search(space, directory, options)
     if as_json:
@@ -106,13 +117,17 @@ def default_directory(space: Path) -> Path:
     return Path("runs") / (name or "search")
 
 
-def _check(trials: int, retries: int, workers: int, strategy: str) -> None:
+def _check(trials: int, retries: int, workers: int, cohort: int | None, strategy: str) -> None:
     """Finds mistakes on the command line before torch is loaded.
 
     Raises:
         RetiariiError: a number is too small.
         StrategyError: there is no such strategy.
     """
+    if cohort is not None and cohort < 1:
+        raise RetiariiError(
+            f"the size of a cohort is {cohort}", where=f"--cohort {cohort}", fix="give 1 or more"
+        )
     for name, value, least in (
         ("trials", trials, 1),
         ("retries", retries, 0),

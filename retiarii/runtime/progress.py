@@ -14,8 +14,8 @@ class Progress:
     """How a search is getting on, for whoever shows it.
 
     Attributes:
-        kind: ``begin`` (what was stored is read), ``step`` (metrics on the way), ``trial`` (one
-            has ended), ``end``.
+        kind: ``begin`` (what was stored is read), ``note`` (how trials are evaluated), ``step``
+            (metrics on the way), ``trial`` (one has ended), ``end``.
         total: how many trials were asked for.
         done: how many have ended.
         resumed: how many had ended before this process began.
@@ -24,9 +24,10 @@ class Progress:
         best: (trial, score) of the best complete trial.
         trial: the trial that this is about, with ``step`` and ``trial``.
         step, metrics: with ``step``: what was reported.
+        note: with ``note``: one line, such as what a cohort is merged to.
     """
 
-    kind: Literal["begin", "step", "trial", "end"]
+    kind: Literal["begin", "note", "step", "trial", "end"]
     total: int
     done: int
     resumed: int
@@ -36,6 +37,7 @@ class Progress:
     trial: TrialRow | None = None
     step: int | None = None
     metrics: dict[str, float] | None = None
+    note: str | None = None
 
 
 Watcher = Callable[[Progress], None]

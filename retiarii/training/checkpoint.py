@@ -14,7 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from retiarii.errors import FileError, TrialError
 
@@ -136,13 +136,13 @@ def portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def save_weights(directory: Path, model: nn.Module) -> Path:
+def save_weights(directory: Path, state: Mapping[str, Any]) -> Path:
     """Write a model's ``state_dict`` to ``weights.safetensors``, every key in it.
 
     Raises:
         TrialError: the disk is full, or not writable.
     """
-    state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     path = directory / WEIGHTS
     write_atomic(path, safetensors.torch.save(portable(state)))
     return path
@@ -225,22 +225,37 @@ def _checksum(data: bytes) -> str:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state as named tensors, and the rest of it as JSON."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            key = f"optimizer.{index}.{name}"
-            (tensors if isinstance(value, Tensor) else plain)[key] = value
-    return tensors, plain
+    return state_tensors(optimizer.state_dict()["state"])
 
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> None:
     """Give a fresh optimizer the state that :func:`optimizer_tensors` took."""
+    state = state_from_tensors(tensors, plain)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def state_tensors(
+    state: Mapping[int, Mapping[str, Any]],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of one model's optimizer, by the indices of its parameters, as it is stored."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for index, entry in state.items():
+        for name, value in entry.items():
+            key = f"optimizer.{index}.{name}"
+            (tensors if isinstance(value, Tensor) else plain)[key] = value
+    return tensors, plain
+
+
+def state_from_tensors(
+    tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> dict[int, dict[str, Any]]:
+    """What :func:`state_tensors` took apart."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **plain}.items():
         kind, index, name = key.split(".", 2)
         assert kind == "optimizer"
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return state

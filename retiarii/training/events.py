@@ -47,6 +47,17 @@ class Started(TrialEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class Noted(TrialEvent):
+    """Something about how it is evaluated that whoever watches may want to know.
+
+    Attributes:
+        text: one line.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reported(TrialEvent):
     """Metrics after one step (an epoch). A step may come again after a resume, with equal values.
 
@@ -88,5 +99,5 @@ class Failed(TrialEvent):
 
 
 _KINDS: Mapping[str, Any] = MappingProxyType(
-    {kind.__name__: kind for kind in (Started, Reported, Finished, Failed)}
+    {kind.__name__: kind for kind in (Started, Noted, Reported, Finished, Failed)}
 )

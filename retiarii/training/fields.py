@@ -41,6 +41,7 @@ NOT_NEGATIVE = Rule("a number from 0 on", lambda v: is_number(v) and v >= 0)
 FRACTION = Rule("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
 BELOW_ONE = Rule("a number from 0 up to, but below, 1", lambda v: is_number(v) and 0 <= v < 1)
 COUNT = Rule("a whole number above 0", lambda v: is_whole(v) and v > 0)
+WHOLE = Rule("a whole number from 0 on", lambda v: is_whole(v) and v >= 0)
 FLAG = Rule("True or False", lambda v: isinstance(v, bool))
 BETAS = Rule(
     "a pair of numbers, each from 0 up to, but below, 1",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from retiarii.errors import EvaluatorError, TrialError
 from retiarii.seeding import derive
+from retiarii.training.accumulation import Share, shares
+from retiarii.training.averaging import Average
 from retiarii.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from retiarii.training.data import Source
 from retiarii.training.losses import Loss
 from retiarii.training.metrics import Metric
 from retiarii.training.optimizers import Optimizer
 from retiarii.training.readers import Batch
+from retiarii.training.record import Record
 from retiarii.training.rng import Stream
 from retiarii.training.sampling import Plan
 from retiarii.training.schedules import Schedule
@@ -27,7 +30,7 @@ from retiarii.training.structure import caller, float_dtype, map_tensors
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # A GPU is waited for only this often to see whether a loss has become NaN; a CPU at every step.
-_STEPS_BETWEEN_LOOKS = 64
+STEPS_BETWEEN_LOOKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Settings:
         epochs: how many.
         batch_size: samples a step, where the data has no size of its own.
         grad_clip: the largest norm of the whole gradient, or ``None``.
+        accumulate: batches an optimizer step.
+        ema: the decay of the weights' average, or ``None``.
         device: where the model trains.
         amp: ``"bf16"``, ``"fp16"`` or ``None``.
         seed: the trial's own, of its random stream (dropout).
@@ -52,11 +57,30 @@ class Settings:
     epochs: int
     batch_size: int
     grad_clip: float | None
+    accumulate: int
+    ema: float | None
     device: torch.device
     amp: str | None
     seed: int
     data_seed: int
     shuffle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What models are trained for.
+
+    Attributes:
+        train: the training data.
+        val: the validation data.
+        loss: as given; each trial has its own, see :meth:`Loss.on`.
+        metric: what models are scored by.
+    """
+
+    train: Source
+    val: Source
+    loss: Loss
+    metric: Metric
 
 
 class EpochTrainer:
@@ -96,15 +120,12 @@ class EpochTrainer:
         self._dtype = float_dtype(self.model)
         self._loss = loss.on(settings.device, self._dtype)
         self._metric = metric
-        self._params = [p for p in self.model.parameters() if p.requires_grad]
-        if not self._params:
-            raise TrialError(
-                "the model has no parameter to train",
-                fix="leave at least one layer with parameters that require a gradient",
-            )
+        self._params = trained_parameters(self.model)
         self._optimizer = settings.optimizer.build(self._params)
         self._base_lr: float = settings.optimizer.lr  # type: ignore[attr-defined]
         fp16 = settings.amp == "fp16"
+        self._average = None if settings.ema is None else Average(self._params, settings.ema)
+        self._schedule_state = settings.schedule.begin()
         self._scaler = torch.amp.GradScaler(settings.device.type, enabled=fp16)
         self._call: Callable[[Any], Any] | None = None
         self._checked: set[str] = set()
@@ -125,7 +146,11 @@ class EpochTrainer:
         """
         with Stream(derive(self.settings.seed, "epoch", self.epoch), self.settings.device):
             train_loss, lr = self._train_epoch()
-            val_loss, score = self._validate()
+            with self.averaged():
+                val_loss, score = self._validate()
+        self._schedule_state = self.settings.schedule.after_epoch(
+            self._schedule_state, score, self._metric.maximize
+        )
         self.epoch += 1
         return {
             "train_loss": train_loss,
@@ -133,6 +158,10 @@ class EpochTrainer:
             self._metric.name: score,
             "lr": lr,
         }
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the model's weights are those to score and to store: the average, if any."""
+        return nullcontext() if self._average is None else self._average.applied()
 
     # --- its state ------------------------------------------------------------------------------
 
@@ -153,7 +182,8 @@ class EpochTrainer:
             found[f"model.{name}"] = value
         for name, buffer in self.model.named_buffers():
             found.setdefault(f"model.{name}", buffer)
-        return {**found, **optimizer_tensors(self._optimizer)[0]}
+        averages = {} if self._average is None else self._average.tensors()
+        return {**found, **averages, **optimizer_tensors(self._optimizer)[0]}
 
     def meta(self) -> dict[str, Any]:
         """The rest of its state, as JSON."""
@@ -161,6 +191,8 @@ class EpochTrainer:
             "step": self.step,
             "optimizer": optimizer_tensors(self._optimizer)[1],
             "scaler": self._scaler.state_dict(),
+            "average": 0 if self._average is None else self._average.count,
+            "schedule": self._schedule_state,
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -178,8 +210,10 @@ class EpochTrainer:
             with torch.no_grad():
                 for name in weights.keys() - state_keys:
                     buffers[name].copy_(weights[name])
-            others = {k: v for k, v in checkpoint.tensors.items() if k not in ours}
+            others = {k: v for k, v in checkpoint.tensors.items() if k.startswith("optimizer.")}
             restore_optimizer(self._optimizer, others, checkpoint.meta["optimizer"])
+            if self._average is not None:
+                self._average.restore(checkpoint.tensors, checkpoint.meta["average"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise TrialError(
                 f"the checkpoint of epoch {checkpoint.epoch} does not fit the model: {error}",
@@ -187,6 +221,7 @@ class EpochTrainer:
             ) from error
         if checkpoint.meta["scaler"]:
             self._scaler.load_state_dict(checkpoint.meta["scaler"])
+        self._schedule_state = checkpoint.meta["schedule"]
         self.epoch = checkpoint.epoch
         self.step = checkpoint.meta["step"]
 
@@ -199,38 +234,43 @@ class EpochTrainer:
         self.model.train()
         losses: list[Tensor] = []
         looked, lr = 0, 0.0
-        interval = 1 if settings.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
-        epoch_steps = len(plan.sizes)
-        for index, batch in enumerate(self._read(self._train, plan)):
-            lr = settings.schedule.lr(
-                self.step, settings.epochs * epoch_steps, self._base_lr, epoch_steps
-            )
+        interval = 1 if settings.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        parts = shares(plan.sizes, settings.accumulate, self._loss.summed)
+        steps = sum(share.ends for share in parts)
+        batches = zip(parts, self._read(self._train, plan), strict=True)
+        for index, (share, batch) in enumerate(batches):
             loss = self._forward(self._train, batch)[1]
             losses.append(loss.detach())
             if len(losses) - looked >= interval:
                 self._check_finite(losses, looked)
                 looked = len(losses)
-            self._update(loss, lr, index)
-            self.step += 1
+            self._backward(loss, share, index)
+            if share.ends:
+                lr = settings.schedule.lr(
+                    self.step, settings.epochs * steps, self._base_lr, steps, self._schedule_state
+                )
+                self._update(lr)
+                self.step += 1
         self._check_finite(losses, looked)
         return self._mean(losses, plan.sizes), lr
 
-    def _update(self, loss: Tensor, lr: float, index: int) -> None:
+    def _backward(self, loss: Tensor, share: Share, index: int) -> None:
         if not loss.requires_grad:
-            raise EvaluatorError(
-                "the loss does not depend on the model's parameters",
-                where=f"epoch {self.epoch + 1}, step {index + 1}",
-                fix="compute it from the outputs with torch, without detach(), item() or numpy",
-            )
+            raise independent(self.epoch, index)
+        if share.begins:
+            self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self._scaler.scale(loss * share.weight))
+
+    def _update(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self._scaler.scale(loss))
         if self.settings.grad_clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._params, self.settings.grad_clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._average is not None:
+            self._average.update()
 
     def _validate(self) -> tuple[float, float]:
         self.model.eval()
@@ -242,16 +282,10 @@ class EpochTrainer:
                 outputs, loss = self._forward(self._val, batch)
                 losses.append(loss)
                 if meter is not None:
-                    meter.update(map_tensors(_full, outputs), batch.targets)
+                    meter.update(map_tensors(full, outputs), batch.targets)
         val_loss = self._mean(losses, plan.sizes)
         score = val_loss if meter is None else meter.compute()
-        for name, value in (("validation loss", val_loss), (self._metric.name, score)):
-            if not math.isfinite(value):
-                raise TrialError(
-                    f"the {name} is {value} after epoch {self.epoch + 1}",
-                    fix="lower the learning rate, clip gradients (grad_clip=1.0), or look for "
-                    "NaN in the validation data",
-                )
+        check_validated(val_loss, score, self._metric.name, self.epoch)
         return val_loss, score
 
     def _read(self, source: Source, plan: Plan) -> Iterator[Batch]:
@@ -288,20 +322,78 @@ class EpochTrainer:
             return
         for offset, value in enumerate(values.tolist()):
             if not math.isfinite(value):
-                raise TrialError(
-                    f"the loss became {value} at epoch {self.epoch + 1}, step {start + offset + 1}",
-                    fix="lower the learning rate, clip gradients (grad_clip=1.0), or look for "
-                    "NaN in the training data",
-                )
+                raise not_finite(value, self.epoch, start + offset)
 
     def _mean(self, losses: list[Tensor], sizes: tuple[int, ...]) -> float:
-        """The mean over samples of the batches' losses."""
-        values = torch.stack(losses).cpu().double()
-        weights = torch.tensor(sizes[: len(values)], dtype=torch.float64)
-        total = values.sum() if self._loss.summed else (values * weights).sum()
-        return float(total / weights.sum())
+        return mean_loss(torch.stack(losses), sizes, self._loss.summed)
 
 
-def _full(tensor: Tensor) -> Tensor:
+def finish_alone(record: Record, trainer: EpochTrainer) -> None:
+    """Train one model to its end, epoch by epoch.
+
+    Raises:
+        TrialError: the trial failed.
+        EvaluatorError: data, loss or metric do not fit.
+    """
+    while not trainer.done and not record.wants_to_stop():
+        metrics = trainer.advance()
+        record.add(trainer.epoch, metrics, lambda: (trainer.tensors(), trainer.meta()))
+    with trainer.averaged():
+        record.end(trainer.model.state_dict, stopped=not trainer.done)
+
+
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that take a gradient, in the order in which the optimizer knows them.
+
+    Raises:
+        TrialError: there is none.
+    """
+    found = [p for p in model.parameters() if p.requires_grad]
+    if not found:
+        raise TrialError(
+            "the model has no parameter to train",
+            fix="leave at least one layer with parameters that require a gradient",
+        )
+    return found
+
+
+def mean_loss(losses: Tensor, sizes: Sequence[int], summed: bool) -> float:
+    """The mean over samples of one model's losses, a batch each: ``[batches]``."""
+    values = losses.cpu().double()
+    weights = torch.tensor(sizes[: len(values)], dtype=torch.float64)
+    total = values.sum() if summed else (values * weights).sum()
+    return float(total / weights.sum())
+
+
+def check_validated(val_loss: float, score: float, metric: str, epoch: int) -> None:
+    """Raises TrialError when what the validation gave is not finite."""
+    for name, value in (("validation loss", val_loss), (metric, score)):
+        if not math.isfinite(value):
+            raise TrialError(
+                f"the {name} is {value} after epoch {epoch + 1}",
+                fix="lower the learning rate, clip gradients (grad_clip=1.0), or look for "
+                "NaN in the validation data",
+            )
+
+
+def not_finite(value: float, epoch: int, step: int) -> TrialError:
+    """The error of a training loss that is NaN or infinite; epoch and step count from 0."""
+    return TrialError(
+        f"the loss became {value} at epoch {epoch + 1}, step {step + 1}",
+        fix="lower the learning rate, clip gradients (grad_clip=1.0), or look for "
+        "NaN in the training data",
+    )
+
+
+def independent(epoch: int, step: int) -> EvaluatorError:
+    """The error of a loss without a gradient; epoch and step count from 0."""
+    return EvaluatorError(
+        "the loss does not depend on the model's parameters",
+        where=f"epoch {epoch + 1}, step {step + 1}",
+        fix="compute it from the outputs with torch, without detach(), item() or numpy",
+    )
+
+
+def full(tensor: Tensor) -> Tensor:
     """Metrics are computed in full precision."""
     return tensor.float() if tensor.dtype in AMP.values() else tensor

@@ -51,25 +51,43 @@ class Loss:
         Raises:
             EvaluatorError: shapes that torch would broadcast, or a result that is not a scalar.
         """
-        if self._torch and not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        if self.splits(outputs, targets):
             both = pairs(outputs, targets, f"{type(self.given).__name__}")
             return torch.stack([self._one(o, t) for o, t in both]).sum()
         return self._one(outputs, targets)
 
-    def _one(self, outputs: Any, targets: Any) -> Tensor:
+    def splits(self, outputs: Any, targets: Any) -> bool:
+        """Whether it is one of torch's on several outputs, the sum over which is the loss."""
+        return self._torch and not (isinstance(outputs, Tensor) and isinstance(targets, Tensor))
+
+    def fitted(self, shape: tuple[int, ...], dtype: torch.dtype, targets: Tensor) -> Tensor:
+        """Targets as torch's loss takes them.
+
+        Args:
+            shape: of one model's outputs.
+            dtype: of the outputs.
+            targets: of one model.
+
+        Raises:
+            EvaluatorError: torch would broadcast them.
+        """
         if self._paired:
-            if outputs.shape != targets.shape:
+            if tuple(shape) != _shape(targets):
                 raise EvaluatorError(
-                    f"the outputs have shape {_shape(outputs)} and the targets "
+                    f"the outputs have shape {tuple(shape)} and the targets "
                     f"{_shape(targets)}; {type(self.given).__name__} needs them equal",
                     where="Supervised(loss=...)",
                     fix="reshape the targets (y.unsqueeze(1)), or the model's last layer",
                 )
-            if not targets.is_floating_point():
-                targets = targets.to(outputs.dtype)
-        elif self._indexed and not targets.is_floating_point():
+            return targets if targets.is_floating_point() else targets.to(dtype)
+        if self._indexed and not targets.is_floating_point():
             # Labels are often int32 or uint8, which torch's losses refuse.
-            targets = targets.long()
+            return targets.long()
+        return targets
+
+    def _one(self, outputs: Any, targets: Any) -> Tensor:
+        if self._paired or self._indexed:
+            targets = self.fitted(outputs.shape, outputs.dtype, targets)
         value = self.given(outputs, targets)
         if not isinstance(value, Tensor) or value.numel() != 1:
             found = f"shape {_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
@@ -128,7 +146,9 @@ def check_loss(given: Any) -> None:
             where="Supervised(loss=...)",
             fix="give a module such as nn.CrossEntropyLoss(), or a function of (outputs, targets)",
         )
-    if getattr(given, "reduction", "mean") not in ("mean", "sum"):
+    # KLDivLoss alone has a third reduction to a single number, the one that its name calls for.
+    known = ("mean", "sum", "batchmean") if isinstance(given, nn.KLDivLoss) else ("mean", "sum")
+    if getattr(given, "reduction", "mean") not in known:
         raise EvaluatorError(
             f"the loss has reduction={given.reduction!r}, which gives no single number",
             where="Supervised(loss=...)",

@@ -43,7 +43,7 @@ class Metric:
     builtin: bool = False
 
 
-class _Mean:
+class MeanMeter:
     """Base of meters that average over elements, each output by itself, then over the outputs."""
 
     name = ""
@@ -54,17 +54,27 @@ class _Mean:
         self._counts: list[Any] = []
 
     def update(self, outputs: Any, targets: Any) -> None:
-        for i, (output, target) in enumerate(pairs(outputs, targets, f"metric {self.name!r}")):
-            if i == len(self._sums):
-                self._sums.append([])
-                self._counts.append(0)
+        for i, (output, target) in enumerate(pairs(outputs, targets, self.user)):
             values = self.values(output, target)
-            # Sums stay on the device: no wait for it at every batch.
-            self._sums[i].append(values.sum())
-            self._counts[i] += values.numel()
+            self.add(i, values.sum(), values.numel())
+
+    @property
+    def user(self) -> str:
+        """Who reads outputs and targets, for errors."""
+        return f"metric {self.name!r}"
 
     def values(self, output: Tensor, target: Tensor) -> Tensor:
+        """What is averaged, for samples one by one."""
         raise NotImplementedError
+
+    def add(self, position: int, total: Tensor, count: int) -> None:
+        """Take in the sum of ``count`` values of one of the outputs."""
+        while position >= len(self._sums):
+            self._sums.append([])
+            self._counts.append(0)
+        # Sums stay on the device: no wait for it at every batch.
+        self._sums[position].append(total)
+        self._counts[position] += count
 
     def compute(self) -> float:
         means = [
@@ -74,7 +84,7 @@ class _Mean:
         return float(sum(means) / len(means))
 
 
-class _Accuracy(_Mean):
+class _Accuracy(MeanMeter):
     name = "accuracy"
 
     def values(self, output: Tensor, target: Tensor) -> Tensor:
@@ -116,7 +126,7 @@ def _right(output: Tensor, target: Tensor, loss: Any) -> Tensor:
     )
 
 
-class _Difference(_Mean):
+class _Difference(MeanMeter):
     def values(self, output: Tensor, target: Tensor) -> Tensor:
         if output.numel() != target.numel():
             raise EvaluatorError(
@@ -192,7 +202,7 @@ class _Object:
         return as_number(self._given.compute(), f"metric {self._name!r}")
 
 
-_NAMED: Mapping[str, tuple[bool, type[_Mean] | None]] = MappingProxyType(
+_NAMED: Mapping[str, tuple[bool, type[MeanMeter] | None]] = MappingProxyType(
     {
         "accuracy": (True, _Accuracy),
         "loss": (False, None),

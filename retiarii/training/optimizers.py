@@ -153,3 +153,29 @@ class RMSprop(Optimizer):
         "centered": FLAG,
         "maximize": FLAG,
     }
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """Adagrad, as ``torch.optim.Adagrad``.
+
+    Raises:
+        EvaluatorError: a field is out of its range, or can become so.
+    """
+
+    lr: Any = 1e-2
+    lr_decay: Any = 0
+    weight_decay: Any = 0
+    initial_accumulator_value: Any = 0
+    eps: Any = 1e-10
+    maximize: Any = False
+
+    TORCH = torch.optim.Adagrad
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "lr": POSITIVE,
+        "lr_decay": NOT_NEGATIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "initial_accumulator_value": NOT_NEGATIVE,
+        "eps": NOT_NEGATIVE,
+        "maximize": FLAG,
+    }

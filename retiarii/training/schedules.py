@@ -1,7 +1,8 @@
-"""Learning rate schedules: pure functions of the step, as frozen descriptions.
+"""Learning rate schedules as frozen descriptions.
 
-The rate depends on the step alone and holds no state, so that a resumed trial and a merged cohort
-compute the same numbers. Each field may be a choice; its label is ``schedule.`` and its name.
+The rate is a pure function of the step, and of a small state that only :class:`ReduceOnPlateau`
+has and that whoever trains keeps, so that a resumed trial and a merged cohort compute the same
+numbers. Each field may be a choice; its label is ``schedule.`` and its name.
 """
 
 from __future__ import annotations
@@ -9,20 +10,26 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from retiarii.errors import EvaluatorError, nearest
 from retiarii.training.fields import (
     COUNT,
+    FLAG,
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
+    WHOLE,
     Fields,
     Rule,
     possible,
 )
+
+_NO_STATE: Mapping[str, Any] = MappingProxyType({})
+_SHRINKING = Rule("a number above 0 and below 1", lambda v: POSITIVE.holds(v) and v < 1)
+_MODE = Rule("'min', 'max' or None", lambda v: v in ("min", "max", None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +40,45 @@ class Moment:
         step: optimizer steps done.
         total_steps: in the whole training.
         epoch_steps: in one epoch.
+        state: what the schedule's :meth:`Schedule.begin` and :meth:`Schedule.after_epoch` gave.
     """
 
     step: int
     total_steps: int
     epoch_steps: int = 1
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Schedule(Fields, ABC):
     """Base of the schedules."""
 
     @abstractmethod
-    def factor(self, at: Moment) -> float:
+    def multiplier(self, at: Moment) -> float:
         """What the base learning rate is multiplied by."""
 
-    def lr(self, step: int, total_steps: int, base_lr: float, epoch_steps: int = 1) -> float:
+    def begin(self) -> dict[str, Any]:
+        """The state before the first epoch, as JSON; empty for a schedule without one."""
+        return {}
+
+    def after_epoch(self, state: Mapping[str, Any], score: float, maximize: bool) -> dict[str, Any]:
+        """The state after an epoch.
+
+        Args:
+            state: before it.
+            score: the validation metric.
+            maximize: whether a higher one is better.
+        """
+        del score, maximize
+        return dict(state)
+
+    def lr(
+        self,
+        step: int,
+        total_steps: int,
+        base_lr: float,
+        epoch_steps: int = 1,
+        state: Mapping[str, Any] = _NO_STATE,
+    ) -> float:
         """The learning rate of one optimizer step.
 
         Args:
@@ -55,16 +86,17 @@ class Schedule(Fields, ABC):
             total_steps: optimizer steps in the whole training.
             base_lr: the optimizer's ``lr``.
             epoch_steps: optimizer steps an epoch, for schedules that count epochs.
+            state: as :meth:`begin` and :meth:`after_epoch` gave it.
         """
         last = max(total_steps - 1, 0)
-        return base_lr * self.factor(Moment(min(step, last), total_steps, epoch_steps))
+        return base_lr * self.multiplier(Moment(min(step, last), total_steps, epoch_steps, state))
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The base learning rate throughout."""
 
-    def factor(self, at: Moment) -> float:
+    def multiplier(self, at: Moment) -> float:
         del at
         return 1.0
 
@@ -78,7 +110,7 @@ class StepDecay(Schedule):
 
     RULES: ClassVar[Mapping[str, Rule]] = {"every": COUNT, "gamma": POSITIVE}
 
-    def factor(self, at: Moment) -> float:
+    def multiplier(self, at: Moment) -> float:
         return float(self.gamma ** (at.step // (self.every * at.epoch_steps)))
 
 
@@ -90,7 +122,7 @@ class Cosine(Schedule):
 
     RULES: ClassVar[Mapping[str, Rule]] = {"minimum": FRACTION}
 
-    def factor(self, at: Moment) -> float:
+    def multiplier(self, at: Moment) -> float:
         half = (1 + math.cos(math.pi * at.step / at.total_steps)) / 2
         return float(self.minimum + (1 - self.minimum) * half)
 
@@ -104,7 +136,7 @@ class LinearDecay(Schedule):
 
     RULES: ClassVar[Mapping[str, Rule]] = {"start": NOT_NEGATIVE, "end": NOT_NEGATIVE}
 
-    def factor(self, at: Moment) -> float:
+    def multiplier(self, at: Moment) -> float:
         return float(self.start + (self.end - self.start) * at.step / at.total_steps)
 
 
@@ -130,7 +162,7 @@ class OneCycle(Schedule):
         "end_divisor": POSITIVE,
     }
 
-    def factor(self, at: Moment) -> float:
+    def multiplier(self, at: Moment) -> float:
         first = 1 / self.start_divisor
         last = first / self.end_divisor
         final = at.total_steps - 1
@@ -169,7 +201,7 @@ class WarmUp(Schedule):
             object.__setattr__(self, "then", make_schedule(self.then))
         super().__post_init__()
 
-    def factor(self, at: Moment) -> float:
+    def multiplier(self, at: Moment) -> float:
         rising = round(self.part * at.total_steps)
         if at.step < rising:
             # One step ahead, so that a start of 0 does not waste the first step.
@@ -177,7 +209,79 @@ class WarmUp(Schedule):
         if self.then is None:
             return 1.0
         then: Schedule = self.then
-        return then.factor(Moment(at.step - rising, at.total_steps - rising, at.epoch_steps))
+        rest = Moment(at.step - rising, at.total_steps - rising, at.epoch_steps, at.state)
+        return then.multiplier(rest)
+
+    def begin(self) -> dict[str, Any]:
+        return {} if self.then is None else dict(self.then.begin())
+
+    def after_epoch(self, state: Mapping[str, Any], score: float, maximize: bool) -> dict[str, Any]:
+        if self.then is None:
+            return dict(state)
+        return dict(self.then.after_epoch(state, score, maximize))
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau(Schedule):
+    """Multiplied by ``factor`` when the metric has stopped getting better.
+
+    As ``torch``'s ``ReduceLROnPlateau``, fed with the validation metric after each epoch. Its state
+    is part of the checkpoint.
+
+    Attributes:
+        factor: what the rate is multiplied by.
+        patience: so many epochs without a better score are let pass.
+        threshold: a score is better when it is by this much, see ``relative``.
+        relative: whether the threshold is a part of the best score, or a difference.
+        cooldown: so many epochs after a reduction are not counted.
+        minimum: the rate stays at this part of the base learning rate.
+        mode: ``"min"`` or ``"max"``: what is better; ``None``: what the metric says.
+    """
+
+    factor: Any = 0.1
+    patience: Any = 10
+    threshold: Any = 1e-4
+    relative: Any = True
+    cooldown: Any = 0
+    minimum: Any = 0.0
+    mode: Any = None
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "factor": _SHRINKING,
+        "patience": WHOLE,
+        "threshold": NOT_NEGATIVE,
+        "relative": FLAG,
+        "cooldown": WHOLE,
+        "minimum": FRACTION,
+        "mode": _MODE,
+    }
+
+    def multiplier(self, at: Moment) -> float:
+        return float(at.state.get("multiplier", 1.0))
+
+    def begin(self) -> dict[str, Any]:
+        return {"multiplier": 1.0, "best": None, "waited": 0, "cooling": 0}
+
+    def after_epoch(self, state: Mapping[str, Any], score: float, maximize: bool) -> dict[str, Any]:
+        upward = maximize if self.mode is None else self.mode == "max"
+        multiplier, best = state["multiplier"], state["best"]
+        waited, cooling = state["waited"], state["cooling"]
+        if best is None or self._better(score, best, upward):
+            best, waited = score, 0
+        else:
+            waited += 1
+        if cooling > 0:
+            waited, cooling = 0, cooling - 1
+        if waited > self.patience:
+            multiplier = max(multiplier * self.factor, self.minimum)
+            waited, cooling = 0, self.cooldown
+        return {"multiplier": multiplier, "best": best, "waited": waited, "cooling": cooling}
+
+    def _better(self, score: float, best: float, upward: bool) -> bool:
+        sign = 1.0 if upward else -1.0
+        if self.relative:
+            return bool(sign * score > sign * best * (1.0 + sign * self.threshold))
+        return bool(sign * score > sign * best + self.threshold)
 
 
 SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType(
@@ -187,6 +291,7 @@ SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType(
         "cosine": Cosine,
         "linear": LinearDecay,
         "one-cycle": OneCycle,
+        "plateau": ReduceOnPlateau,
         "warm-up": WarmUp,
     }
 )

@@ -72,19 +72,27 @@ def float_dtype(model: nn.Module) -> torch.dtype | None:
     return found.pop() if len(found) == 1 else None
 
 
-def caller(model: nn.Module, inputs: Any) -> Callable[[Any], Any]:
+def caller(
+    model: nn.Module, inputs: Any, call: Callable[..., Any] | None = None
+) -> Callable[[Any], Any]:
     """How a model takes these inputs.
 
     A tuple is spread over the parameters of ``forward`` where it fits them, a dict over the
     parameters of its keys' names; otherwise either is passed as it is.
+
+    Args:
+        model: whose ``forward`` says it.
+        inputs: of any batch.
+        call: what is called in the model's place.
     """
     signature = inspect.signature(model.forward)
+    called = model if call is None else call
     if isinstance(inputs, Mapping):
         if _binds(signature, **inputs):
-            return lambda batch: model(**batch)
+            return lambda batch: called(**batch)
     elif isinstance(inputs, list | tuple) and _binds(signature, *inputs):
-        return lambda batch: model(*batch)
-    return model
+        return lambda batch: called(*batch)
+    return called
 
 
 def _binds(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from retiarii.errors import EvaluatorError, nearest
 from retiarii.mutators.choice import Description, show
 from retiarii.training.check import check_on_samples, make_device, usable_device
-from retiarii.training.checkpoint import Checkpoints, save_weights
+from retiarii.training.checkpoint import Checkpoints
+from retiarii.training.cohort.session import train_together
 from retiarii.training.data import open_data
 from retiarii.training.evaluator import Evaluator
 from retiarii.training.fields import (
+    BELOW_ONE,
     COUNT,
     POSITIVE,
     Fields,
@@ -26,20 +29,25 @@ from retiarii.training.fields import (
 )
 from retiarii.training.fingerprint import describe_callable, describe_loss, identity, jsonable
 from retiarii.training.labels import add_label
-from retiarii.training.loop import AMP, EpochTrainer, Settings
+from retiarii.training.loop import AMP, EpochTrainer, Settings, Task, finish_alone
 from retiarii.training.losses import Loss, check_loss
 from retiarii.training.metrics import make_metric
 from retiarii.training.optimizers import Optimizer
+from retiarii.training.record import Record
 from retiarii.training.rng import Stream
 from retiarii.training.schedules import make_schedule
 from retiarii.training.trial import Trial, failures_end
 
 _CLIP = Rule("None or a number above 0", lambda v: v is None or POSITIVE.holds(v))
+_EMA = Rule("None or " + BELOW_ONE.says, lambda v: v is None or BELOW_ONE.holds(v))
 _SHUFFLES = ("search", "trial", False)
 
 
 class Supervised(Evaluator):
     """Trains each candidate on ``train_data`` and scores it on ``val_data``.
+
+    Trials that are given together are trained as one merged program where they can be; each gets
+    what it would have got alone, up to rounding.
 
     After each epoch it reports ``train_loss``, ``val_loss``, the metric and ``lr``, and writes a
     checkpoint. The score is the metric after the last epoch, and ``weights.safetensors`` in the
@@ -56,7 +64,8 @@ class Supervised(Evaluator):
         val_data: likewise; read in order.
         loss: a module or a function of ``(outputs, targets)`` that returns a scalar tensor. One
             of ``torch.nn`` on several outputs is the sum over them.
-        optimizer: ``rt.SGD``, ``rt.Adam``, ``rt.AdamW`` or ``rt.RMSprop``, or a choice of these.
+        optimizer: ``rt.SGD``, ``rt.Adam``, ``rt.AdamW``, ``rt.RMSprop`` or ``rt.Adagrad``, or a
+            choice of these.
         schedule: of the learning rate, or its name; ``None`` is constant.
         batch_size: samples a step. A last batch of one sample is joined to the batch before it,
             since BatchNorm cannot train on it.
@@ -71,10 +80,16 @@ class Supervised(Evaluator):
             the search's seed; ``"trial"``: an order for each trial; False: as given.
         checkpoint: whether a trial that is cut off goes on from its last epoch.
         grad_clip: the largest norm of the gradient.
+        accumulate: batches an optimizer step, for batches that are too large for the memory: the
+            step is that of one batch of all their samples (BatchNorm still sees each by itself).
+            Schedules count optimizer steps.
+        ema: the decay of an exponential moving average of the weights, such as 0.999. Models are
+            scored with the averaged weights, and these are stored; buffers such as running
+            statistics are the model's own. ``None``: no average.
 
-    ``epochs``, ``batch_size``, ``grad_clip`` and every field of optimizer and schedule may be
-    choices; their labels are the fields' names (``"lr"``, ``"schedule.gamma"``) unless they have
-    their own.
+    ``epochs``, ``batch_size``, ``grad_clip``, ``accumulate``, ``ema`` and every field of optimizer
+    and schedule may be choices; their labels are the fields' names (``"lr"``,
+    ``"schedule.gamma"``) unless they have their own.
 
     Raises:
         EvaluatorError: an argument that cannot work, with what to do.
@@ -100,6 +115,8 @@ class Supervised(Evaluator):
         shuffle: Any = "search",
         checkpoint: bool = True,
         grad_clip: Any = None,
+        accumulate: Any = 1,
+        ema: Any = None,
     ) -> None:
         check_loss(loss)
         _check_optimizer(optimizer)
@@ -107,6 +124,8 @@ class Supervised(Evaluator):
             ("batch_size", batch_size, COUNT),
             ("epochs", epochs, COUNT),
             ("grad_clip", grad_clip, _CLIP),
+            ("accumulate", accumulate, COUNT),
+            ("ema", ema, _EMA),
         ):
             check_field("Supervised", name, value, rule)
         _check_option("amp", amp, (None, *AMP))
@@ -125,6 +144,8 @@ class Supervised(Evaluator):
         self._batch_size = batch_size
         self._epochs = epochs
         self._grad_clip = grad_clip
+        self._accumulate = accumulate
+        self._ema = ema
         self._given_metric = metric
         self._metric = make_metric(metric, maximize, loss)
         self._device = make_device(device)
@@ -132,6 +153,7 @@ class Supervised(Evaluator):
         self._shuffle = shuffle
         self._checkpoint = checkpoint
         self._described: dict[str, Any] | None = None
+        self._largest: int | None = None  # of the cohorts that fit the memory, once one did not
         self._labels = self._find_labels()
         self.metric = self._metric.name
         self.maximize = self._metric.maximize
@@ -149,6 +171,8 @@ class Supervised(Evaluator):
             ("batch_size", self._batch_size),
             ("epochs", self._epochs),
             ("grad_clip", self._grad_clip),
+            ("accumulate", self._accumulate),
+            ("ema", self._ema),
         ):
             if isinstance(value, Description):
                 refuse_nested(name, value)
@@ -172,6 +196,8 @@ class Supervised(Evaluator):
                 "batch_size": jsonable(self._train.sampling.batch_size or self._batch_size),
                 "epochs": jsonable(self._epochs),
                 "grad_clip": jsonable(self._grad_clip),
+                "accumulate": jsonable(self._accumulate),
+                "ema": jsonable(self._ema),
                 "metric": {"name": self.metric, **(code or {})},
                 "maximize": self.maximize,
                 "amp": self._amp,
@@ -213,12 +239,26 @@ class Supervised(Evaluator):
             epochs=chosen(values, "epochs", self._epochs),
             batch_size=chosen(values, "batch_size", self._batch_size),
             grad_clip=chosen(values, "grad_clip", self._grad_clip),
+            accumulate=chosen(values, "accumulate", self._accumulate),
+            ema=chosen(values, "ema", self._ema),
             device=usable_device(self._device, self._amp),
             amp=self._amp,
             seed=trial.seed,
             data_seed=trial.seed if own else trial.search_seed,
             shuffle=self._shuffle is not False,
         )
+
+    def build(self, trial: Trial, settings: Settings) -> nn.Module:
+        """A trial's model, freshly initialised.
+
+        Raises:
+            EvaluatorError: there is no model.
+        """
+        if trial.candidate is None:
+            raise _no_model()
+        with Stream(trial.seed, settings.device):
+            model: nn.Module = trial.candidate.build(trial.seed)
+        return model
 
     def trainer(self, trial: Trial) -> EpochTrainer:
         """A trial's model, freshly initialised and ready to train.
@@ -228,63 +268,42 @@ class Supervised(Evaluator):
             TrialError: the model has no parameter to train.
         """
         settings = self.settings(trial)
-        if trial.candidate is None:
-            raise _no_model()
-        with Stream(trial.seed, settings.device):
-            model = trial.candidate.build(trial.seed)
-        return EpochTrainer(model, settings, self._train, self._val, self._loss, self._metric)
+        task = self.task
+        return EpochTrainer(
+            self.build(trial, settings), settings, task.train, task.val, task.loss, task.metric
+        )
 
-    def run(self, cohort: Sequence[Trial]) -> None:
-        for trial in cohort:
-            with failures_end(trial):
-                trial.start()
-                self._run_one(trial)
+    @property
+    def task(self) -> Task:
+        """What every trial is trained for."""
+        return Task(self._train, self._val, self._loss, self._metric)
 
-    def _run_one(self, trial: Trial) -> None:
+    def record(self, trial: Trial) -> Record:
+        """What is kept of a trial, with its checkpoints where it has any."""
         keeper = None
         if self._checkpoint and trial.directory is not None:
             keeper = Checkpoints(trial.directory, self._identity(trial))
-            done = keeper.finished()
-            if done is not None:
-                self._report(trial, done["history"])
-                self._finish(trial, done["history"], done["stopped"])
+        return Record(trial, keeper, self.metric, self.maximize)
+
+    def run(self, cohort: Sequence[Trial]) -> None:
+        if len(cohort) > 1:
+            self._largest = train_together(self, cohort, self._largest)
+            return
+        for trial in cohort:
+            self.run_alone(trial)
+
+    def run_alone(self, trial: Trial) -> None:
+        """Train one trial by itself, from its newest checkpoint where there is one."""
+        with failures_end(trial):
+            trial.start()
+            record = self.record(trial)
+            if record.ended_before():
                 return
-        trainer = self.trainer(trial)
-        history: list[dict[str, float]] = []
-        saved = None if keeper is None else keeper.newest()
-        if saved is not None:
-            trainer.restore(saved)
-            history = saved.meta["history"]
-            self._report(trial, history)
-        while not trainer.done and not (history and trial.should_stop()):
-            history.append(trainer.advance())
-            if keeper is not None:
-                meta = {**trainer.meta(), "history": history, "best_epoch": self._best(history)}
-                keeper.save(trainer.epoch, trainer.tensors(), meta)
-            # After the checkpoint, so that what was reported is never trained again.
-            self._report(trial, history, since=len(history))
-        stopped = not trainer.done
-        if trial.directory is not None:
-            save_weights(trial.directory, trainer.model)
-            if keeper is not None:
-                keeper.finish({"history": history, "stopped": stopped})
-        self._finish(trial, history, stopped)
-
-    def _report(self, trial: Trial, history: list[dict[str, float]], since: int = 1) -> None:
-        """Report epochs from ``since`` on.
-
-        After a resume all of them come again, equal to what was reported before: the controller
-        may have ended before it had stored the last ones.
-        """
-        for epoch, metrics in enumerate(history[since - 1 :], start=since):
-            trial.report(epoch, **metrics)
-
-    def _finish(self, trial: Trial, history: list[dict[str, float]], stopped: bool) -> None:
-        trial.finish(history[-1][self.metric], history[-1], stopped=stopped)
-
-    def _best(self, history: list[dict[str, float]]) -> int:
-        scores = [metrics[self.metric] for metrics in history]
-        return scores.index(max(scores) if self.maximize else min(scores)) + 1
+            trainer = self.trainer(trial)
+            saved = record.resumed()
+            if saved is not None:
+                trainer.restore(saved)
+            finish_alone(record, trainer)
 
     def _identity(self, trial: Trial) -> str:
         return identity(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.errors import EvaluatorError, RetiariiError, TrialError
-from retiarii.training.events import Failed, Finished, Reported, Started, TrialEvent
+from retiarii.training.events import Failed, Finished, Noted, Reported, Started, TrialEvent
 from retiarii.user_code import users_line
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ class Trial:
         if not self._started:
             self._started = True
             self._channel.send(Started(self.number))
+
+    def note(self, text: str) -> None:
+        """Tell whoever watches the search something about how this trial is evaluated."""
+        self._channel.send(Noted(self.number, text))
 
     def report(self, step: int, **metrics: Any) -> None:
         """Tell the metrics after ``step`` (an epoch, or what a function counts).

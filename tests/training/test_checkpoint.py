@@ -83,7 +83,7 @@ def test_finished_needs_the_weights_and_the_identity(tmp_path):
     keeper.finish({"score": 1})
     assert names(tmp_path) == ["finished.json"]
     assert keeper.finished() is None
-    save_weights(tmp_path, nn.Linear(2, 2))
+    save_weights(tmp_path, nn.Linear(2, 2).state_dict())
     assert keeper.finished() == {"score": 1}
     assert Checkpoints(tmp_path, "other").finished() is None
 
@@ -103,7 +103,7 @@ class Tied(nn.Module):
 
 def test_weights_load_strictly_tied_and_strided_ones_too(tmp_path):
     model = Tied()
-    path = save_weights(tmp_path, model)
+    path = save_weights(tmp_path, model.state_dict())
     other = Tied()
     other.load_state_dict(load_file(path), strict=True)
     for key, value in model.state_dict().items():

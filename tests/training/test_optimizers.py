@@ -6,7 +6,7 @@ from torch import nn
 
 from retiarii.errors import EvaluatorError
 from retiarii.mutators.choice import choice, loguniform, uniform
-from retiarii.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from retiarii.training.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 CASES = [
     (SGD(lr=0.1), torch.optim.SGD, {"lr": 0.1}),
@@ -34,6 +34,18 @@ CASES = [
         torch.optim.RMSprop,
         {"lr": 0.01, "alpha": 0.9, "momentum": 0.5, "centered": True},
     ),
+    (Adagrad(), torch.optim.Adagrad, {}),
+    (
+        Adagrad(lr=0.1, lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.5, eps=1e-6),
+        torch.optim.Adagrad,
+        {
+            "lr": 0.1,
+            "lr_decay": 0.1,
+            "weight_decay": 0.1,
+            "initial_accumulator_value": 0.5,
+            "eps": 1e-6,
+        },
+    ),
 ]
 
 
@@ -58,11 +70,11 @@ def test_every_field_is_one_of_torchs():
     import dataclasses
     import inspect
 
-    for kind in (SGD, Adam, AdamW, RMSprop):
+    for kind in (SGD, Adam, AdamW, RMSprop, Adagrad):
         known = inspect.signature(kind.TORCH).parameters
         for field in dataclasses.fields(kind):
             assert known[field.name].default == field.default, (kind, field.name)
-    assert set(Optimizer.__subclasses__()) == {SGD, Adam, AdamW, RMSprop}
+    assert set(Optimizer.__subclasses__()) == {SGD, Adam, AdamW, RMSprop, Adagrad}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +105,8 @@ def test_every_field_is_one_of_torchs():
         (lambda: Adam(eps=-1), "eps"),
         (lambda: AdamW(amsgrad=1), "amsgrad"),
         (lambda: RMSprop(alpha=1.1), "alpha"),
+        (lambda: Adagrad(lr_decay=-0.1), "lr_decay"),
+        (lambda: Adagrad(initial_accumulator_value=-1), "initial_accumulator_value"),
     ],
 )
 def test_a_bad_range_names_the_field_and_what_it_must_be(make, name):

@@ -15,19 +15,20 @@ from torch import nn
 
 import retiarii
 from retiarii.training.checkpoint import FINISHED, WEIGHTS, load_weights
-from retiarii.training.optimizers import SGD, Adam, AdamW, RMSprop
+from retiarii.training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from retiarii.training.schedules import ReduceOnPlateau
 from retiarii.training.supervised import Supervised
 
 EPOCHS = 4
 
 
 def evaluator(toys, optimizer=None, **options):
+    options = {"schedule": "one-cycle", **options}
     return Supervised(
         toys.images(),
         toys.images(19, seed=1),
         loss=nn.CrossEntropyLoss(),
         optimizer=optimizer or AdamW(lr=0.01),
-        schedule="one-cycle",
         epochs=EPOCHS,
         batch_size=8,
         device="cpu",
@@ -84,10 +85,26 @@ def test_an_interrupted_trial(toys, tmp_path, broken_at, dtype):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [SGD(lr=0.1), SGD(lr=0.1, momentum=0.9), Adam(amsgrad=True), RMSprop(centered=True)],
+    [
+        SGD(lr=0.1),
+        SGD(lr=0.1, momentum=0.9),
+        Adam(amsgrad=True),
+        RMSprop(centered=True),
+        Adagrad(lr_decay=0.1),
+    ],
     ids=repr,
 )
-@pytest.mark.parametrize("options", [{}, {"amp": "bf16"}, {"grad_clip": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"amp": "bf16"},
+        {"grad_clip": 0.1},
+        {"ema": 0.5, "accumulate": 2},
+        {"schedule": ReduceOnPlateau(factor=0.5, patience=0, threshold=0.5)},
+    ],
+    ids=str,
+)
 def test_every_optimizer_and_a_model_with_state(toys, tmp_path, optimizer, options):
     made = evaluator(toys, optimizer, **options)
     whole = run(toys, tmp_path / "whole", made, Stateful)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +16,7 @@ from retiarii.training.schedules import (
     Cosine,
     LinearDecay,
     OneCycle,
+    ReduceOnPlateau,
     StepDecay,
     WarmUp,
     make_schedule,
@@ -96,6 +99,63 @@ def test_rates_stay_between_zero_and_the_base(schedule, total, epoch_steps, data
     assert rate == schedule.lr(step, total, 0.1, epoch_steps)
 
 
+SCORES = st.lists(st.floats(-2, 2).map(lambda v: round(v, 1)), min_size=1, max_size=25)
+
+
+@given(
+    SCORES,
+    st.sampled_from(["min", "max"]),
+    st.booleans(),
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.sampled_from([0.0, 1e-4, 0.3]),
+    st.sampled_from([0.0, 0.2]),
+)
+def test_plateau_equals_torchs(scores, mode, relative, patience, cooldown, threshold, minimum):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.5)
+    theirs = lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        mode,
+        factor=0.5,
+        patience=patience,
+        threshold=threshold,
+        threshold_mode="rel" if relative else "abs",
+        cooldown=cooldown,
+        min_lr=minimum * 0.5,
+        eps=0.0,
+    )
+    options = {
+        "factor": 0.5,
+        "patience": patience,
+        "threshold": threshold,
+        "relative": relative,
+        "cooldown": cooldown,
+        "minimum": minimum,
+    }
+    given_mode = ReduceOnPlateau(mode=mode, **options)
+    by_metric = ReduceOnPlateau(**options)
+    state = given_mode.begin()
+    other = by_metric.begin()
+    for epoch, score in enumerate(scores, start=1):
+        theirs.step(score)
+        state = json.loads(json.dumps(given_mode.after_epoch(state, score, mode != "max")))
+        other = by_metric.after_epoch(other, score, mode == "max")
+        rate = given_mode.lr(5 * epoch, 200, 0.5, 5, state)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        assert other == state
+
+
+def test_plateau_after_a_warm_up():
+    schedule = WarmUp(part=0.5, then=ReduceOnPlateau(factor=0.1, patience=0))
+    state = schedule.begin()
+    for _ in range(2):
+        state = schedule.after_epoch(state, 1.0, maximize=True)
+    assert schedule.lr(0, 8, 1.0, 2, state) == 0.25
+    assert schedule.lr(4, 8, 1.0, 2, state) == 0.1
+    assert WarmUp().after_epoch(WarmUp().begin(), 1.0, maximize=True) == {}
+    assert Cosine().after_epoch(Cosine().begin(), 1.0, maximize=True) == {}
+
+
 def test_labels():
     schedule = WarmUp(part=uniform(0, 0.2), then=StepDecay(gamma=choice([0.1, 0.5])))
     found = schedule.descriptions("schedule")
@@ -116,6 +176,12 @@ def test_labels():
         lambda: OneCycle(rise=1.5),
         lambda: WarmUp(part=-0.1),
         lambda: WarmUp(then=3),
+        lambda: ReduceOnPlateau(factor=1.0),
+        lambda: ReduceOnPlateau(factor=0),
+        lambda: ReduceOnPlateau(patience=-1),
+        lambda: ReduceOnPlateau(patience=1.5),
+        lambda: ReduceOnPlateau(mode="up"),
+        lambda: ReduceOnPlateau(minimum=2),
         lambda: make_schedule(torch.optim.lr_scheduler.StepLR),
         lambda: make_schedule(choice([Cosine(), 3])),
     ],

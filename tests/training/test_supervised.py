@@ -15,7 +15,7 @@ from retiarii.errors import EvaluatorError
 from retiarii.mutators.choice import choice, loguniform, randint, uniform
 from retiarii.training.checkpoint import load_weights
 from retiarii.training.optimizers import SGD, Adam, AdamW
-from retiarii.training.schedules import Cosine, StepDecay
+from retiarii.training.schedules import Cosine, ReduceOnPlateau, StepDecay
 from retiarii.training.supervised import Supervised
 
 
@@ -101,6 +101,87 @@ def test_it_equals_a_plain_loop_of_torch(toys, tmp_path, dtype):
         assert torch.allclose(saved[name], value, rtol=exact, atol=exact), name
     assert log.finished.score == log.reports[-1].metrics["accuracy"]
     assert log.finished.metrics == log.reports[-1].metrics
+
+
+def plain_mlp(dtype=torch.float64):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_accumulated_batches_are_one_large_batch(toys, tmp_path, reduction):
+    """Steps, rates and the short rest at the end of an epoch as well."""
+    options = {
+        "loss": nn.CrossEntropyLoss(reduction=reduction),
+        "schedule": Cosine(),
+        "grad_clip": 0.3,
+        "epochs": 3,
+        "optimizer": SGD(lr=0.05, momentum=0.9),
+    }
+    small = supervised(toys, batch_size=4, accumulate=3, **options)
+    large = supervised(toys, batch_size=12, **options)
+    logs = [
+        evaluate(toys, e, plain_mlp, directory=tmp_path / name)
+        for name, e in (("small", small), ("large", large))
+    ]
+    for a, b in zip(*(log.reports for log in logs), strict=True):
+        assert a.metrics["val_loss"] == pytest.approx(b.metrics["val_loss"], rel=1e-10)
+        assert a.metrics["lr"] == pytest.approx(b.metrics["lr"], rel=1e-12)
+    small, large = (load_weights(tmp_path / name) for name in ("small", "large"))
+    assert all(torch.allclose(small[k], large[k], rtol=1e-10) for k in large)
+    once = evaluate(toys, supervised(toys, batch_size=4, **options), plain_mlp)
+    assert once.reports[-1].metrics["val_loss"] != pytest.approx(
+        logs[0].reports[-1].metrics["val_loss"], rel=1e-6
+    )
+
+
+def test_averaged_weights_are_scored_and_stored(toys, tmp_path):
+    """Against torch's AveragedModel in a loop by hand; running statistics are the model's own."""
+
+    def make():
+        model = toys.convnet(torch.float64)
+        model[5].p = 0.0
+        return model
+
+    x, y = toys.images(36)
+    made = supervised(toys, (x, y), ema=0.8, shuffle=False, metric="loss", epochs=3)
+    log = evaluate(toys, made, make, directory=tmp_path)
+    torch.manual_seed(11)
+    model = make()
+    swa = torch.optim.swa_utils
+    averaged = swa.AveragedModel(model, multi_avg_fn=swa.get_ema_multi_avg_fn(0.8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    vx, vy = toys.images(19, seed=1)
+    for epoch in range(3):
+        model.train()
+        for xs, ys in zip(x.double().split(8), y.split(8), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xs), ys).backward()
+            optimizer.step()
+            averaged.update_parameters(model)
+        # AveragedModel copies buffers at its updates.
+        averaged.eval()
+        with torch.no_grad():
+            expected = F.cross_entropy(averaged(vx.double()), vy).item()
+        assert log.reports[epoch].metrics["val_loss"] == pytest.approx(expected, rel=1e-9)
+    saved = load_weights(tmp_path)
+    for name, value in averaged.module.state_dict().items():
+        assert torch.allclose(saved[name], value, rtol=1e-9), name
+    assert not torch.allclose(saved["6.weight"], model.state_dict()["6.weight"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_a_plateau_schedule_follows_the_metric(toys, metric):
+    schedule = ReduceOnPlateau(factor=0.5, patience=0, threshold=0.02)
+    made = supervised(toys, schedule=schedule, metric=metric, epochs=8)
+    reports = evaluate(toys, made).reports
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max" if metric == "accuracy" else "min", 0.5, 0, 0.02
+    )
+    for report in reports:
+        assert report.metrics["lr"] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        theirs.step(report.metrics["accuracy" if metric == "accuracy" else "val_loss"])
+    assert len({r.metrics["lr"] for r in reports}) > 1
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -297,15 +378,19 @@ def test_hyperparameters_and_their_use(toys):
         batch_size=choice([4, 8], label="size"),
         epochs=randint(1, 3),
         grad_clip=choice([None, 1.0]),
+        accumulate=choice([1, 2]),
+        ema=choice([None, 0.9]),
     )
     labels = ["lr", "betas.0", "schedule.gamma", "size", "epochs", "grad_clip"]
+    labels += ["accumulate", "ema"]
     assert sorted(evaluator.hyperparameters()) == sorted(labels)
     values = {"lr": 0.01, "betas.0": 0.85, "schedule.gamma": 0.5, "size": 4, "epochs": 3}
     trial, log = toys.trial()
-    trial.hyperparameters = {**values, "grad_clip": None}
+    trial.hyperparameters = {**values, "grad_clip": None, "accumulate": 2, "ema": 0.9}
     settings = evaluator.settings(trial)
     assert settings.optimizer == AdamW(lr=0.01, betas=(0.85, 0.99))
     assert (settings.batch_size, settings.epochs, settings.grad_clip) == (4, 3, None)
+    assert (settings.accumulate, settings.ema) == (2, 0.9)
     evaluator.run([trial])
     assert [r.metrics["lr"] for r in log.reports] == pytest.approx([0.01, 0.005, 0.0025])
 
@@ -431,6 +516,10 @@ def test_a_model_that_cannot_be_built_fails_alone(toys):
         ({"batch_size": choice([0, 8])}, "which can become 0", "batch_size"),
         ({"batch_size": uniform(1, 8)}, "which can become 1.0", "batch_size"),
         ({"grad_clip": 0}, "grad_clip is 0", "grad_clip"),
+        ({"accumulate": 0}, "accumulate is 0", "accumulate"),
+        ({"accumulate": choice([1, 0.5])}, "which can become 0.5", "accumulate"),
+        ({"ema": 1.0}, "ema is 1.0", "ema"),
+        ({"ema": True}, "ema is True", "ema"),
         ({"metric": "acuracy"}, "no metric 'acuracy'", "metric"),
         ({"schedule": "cosin"}, "no schedule 'cosin'", "schedule"),
         ({"device": "gpu"}, "no device 'gpu'", "device"),
@@ -530,6 +619,8 @@ def test_describe_is_json_that_tells_evaluators_apart(toys):
         supervised(toys, shuffle="trial"),
         supervised(toys, amp="bf16"),
         supervised(toys, grad_clip=1.0),
+        supervised(toys, accumulate=2),
+        supervised(toys, ema=0.9),
     ]
     texts = [json.dumps(k.describe(), sort_keys=True) for k in kinds]
     assert len(set(texts)) == len(texts)

@@ -1,0 +1,1 @@
+"""The cross-model optimizer: many models, one program."""

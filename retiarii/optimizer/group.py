@@ -1,0 +1,109 @@
+"""Pass 2, group: equal calls of different models and branches become one, scheduled together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from retiarii.optimizer.forest import SHARED, Forest, Item
+from retiarii.optimizer.plan import Group, OutputStack, Plan
+from retiarii.optimizer.rules.base import Call, Form, Fusion
+from retiarii.optimizer.rules.registry import lower_group
+from retiarii.optimizer.scheduling.frontier import frontier
+from retiarii.optimizer.scheduling.problem import Problem, Scheduler
+from retiarii.optimizer.simplify import gradient_ways
+
+# Whether a group of this call, with these inputs shared, is to be fused.
+Wanted = Callable[[Call, tuple[bool, ...]], bool]
+
+
+def group(forest: Forest, wanted: Wanted | None = None, schedule: Scheduler = frontier) -> Plan:
+    """Groups the forest's items.
+
+    Args:
+        forest: deduplicated or not.
+        wanted: which calls to fuse, of those that a rule can; ``None`` is all.
+        schedule: the rule by which ready nodes are batched.
+    """
+    worker = _Grouping(forest, wanted)
+    nodes = [i for i, item in enumerate(forest.items) if item.leaf is None]
+    number = {item: n for n, item in enumerate(nodes)}
+    kinds: dict[Any, int] = {}
+    types = [kinds.setdefault(worker.kind(i), len(kinds)) for i in nodes]
+    before = [
+        [
+            number[p]
+            for p in (*(p.item for p in forest.items[i].inputs), *forest.items[i].after)
+            if p in number
+        ]
+        for i in nodes
+    ]
+    owners = [forest.items[i].owner for i in nodes]
+    batches = schedule(Problem(types, before, owners))
+    groups = [worker.group([nodes[n] for n in batch]) for batch in batches]
+    return Plan(forest, tuple(groups), _outputs(forest))
+
+
+class _Grouping:
+    def __init__(self, forest: Forest, wanted: Wanted | None) -> None:
+        self._items = forest.items
+        self._wanted = wanted
+        self._fusible: dict[tuple[Call, tuple[bool, ...]], bool] = {}
+        self._ways = gradient_ways(
+            forest.items, [item.inputs for item in forest.items], forest.outputs
+        )
+        for leaf, ways in forest.lost.items():
+            self._ways[leaf] |= ways
+
+    def kind(self, number: int) -> Any:
+        """What items of one group have in common."""
+        item = self._items[number]
+        shared = self._shared(item)
+        if item.owner == SHARED or not self.fuses(item.call, shared):
+            return number
+        fixed = tuple(p if s else None for p, s in zip(item.inputs, shared, strict=True))
+        return item.call, item.no_grad, fixed, self._held(item)
+
+    def group(self, members: list[int]) -> Group:
+        item = self._items[members[0]]
+        shared = self._shared(item)
+        fused = item.call.op != "opaque" and has_rule(item.call, shared, len(members))
+        return Group(item.call, tuple(members), shared, item.no_grad, fused)
+
+    def fuses(self, call: Call, shared: tuple[bool, ...]) -> bool:
+        found = self._fusible.get((call, shared))
+        if found is None:
+            found = call.op != "opaque" and has_rule(call, shared, 2)
+            found = found and (self._wanted is None or self._wanted(call, shared))
+            self._fusible[call, shared] = found
+        return found
+
+    def _shared(self, item: Item) -> tuple[bool, ...]:
+        return tuple(self._items[p.item].owner == SHARED for p in item.inputs)
+
+    def _held(self, item: Item) -> tuple[bool | None, ...]:
+        """For each input: whether a leaf is trained; ``None`` for what is computed."""
+        leaves = (self._items[p.item].leaf for p in item.inputs)
+        return tuple(None if leaf is None else leaf.trainable for leaf in leaves)
+
+
+def has_rule(call: Call, shared: tuple[bool, ...], size: int) -> bool:
+    """Whether a rule fuses so many of these calls."""
+    forms = tuple(Form.PLAIN if s else Form.MEMBERS for s in shared)
+    return lower_group(Fusion(call, size, shared, forms)) is not None
+
+
+def _outputs(forest: Forest) -> tuple[OutputStack, ...]:
+    """Outputs of equal position and type, all the models' in one."""
+    stacks: dict[Any, tuple[list[Any], list[int]]] = {}
+    for model, out in enumerate(forest.outputs):
+        for position, port in enumerate(out.ports):
+            shared = port if forest.items[port.item].owner == SHARED else None
+            key = (position, forest.type_of(port), shared)
+            ports, models = stacks.setdefault(key, ([], []))
+            ports.append(port)
+            models.append(model)
+    return tuple(
+        OutputStack(position, type_, tuple(ports), tuple(models))
+        for (position, type_, _), (ports, models) in stacks.items()
+    )

@@ -1,0 +1,339 @@
+"""Pass 5, lower: the plan as straight-line Python over stacked tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retiarii.ir.build.expressions import Names
+from retiarii.optimizer.apart import apart_call
+from retiarii.optimizer.forest import SHARED, Port, shown
+from retiarii.optimizer.gathering import gathered_call
+from retiarii.optimizer.lift import is_random, written
+from retiarii.optimizer.plan import Group, Plan
+from retiarii.optimizer.routes import Piece, Routes, Source, route
+from retiarii.optimizer.rules.base import Form, Fusion, Lowering
+from retiarii.optimizer.rules.registry import lower_group
+from retiarii.optimizer.storage import Storage
+
+_INDENT = "    "
+_PLACEHOLDER = re.compile(r"\$(\d+|streams)")
+_DIM = {Form.MEMBERS: 0, Form.CHANNELS: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A lowered plan.
+
+    Attributes:
+        source: a function ``run(self, inputs)`` that returns the output stacks, in the form of
+            members (plain where all models share the output).
+        templates: the items whose layers are called as they are: entries of ``self.templates``.
+        copies: how many pieces are copied to bring members together.
+        scope: what the source uses besides torch, by name.
+    """
+
+    source: str
+    templates: tuple[int, ...]
+    copies: int
+    scope: Mapping[str, Any]
+
+
+def lower(plan: Plan, storage: Storage) -> Code:
+    """Writes the program of a plan."""
+    return _Writer(plan, storage).write()
+
+
+@dataclass(frozen=True, slots=True)
+class _Variable:
+    name: str
+    form: Form
+    members: int
+
+
+class _Writer:
+    def __init__(self, plan: Plan, storage: Storage) -> None:
+        self._plan = plan
+        self._items = plan.forest.items
+        self._storage = storage
+        self._routes: Routes = route(plan, storage)
+        self._names = Names({"self", "inputs", "batch", "device", "kernels"})
+        self._inputs = {
+            i: self._names.new(item.name)
+            for i, item in enumerate(self._items)
+            if item.leaf is not None and item.leaf.kind == "input"
+        }
+        self._variables: dict[Source, _Variable] = {}
+        self._slices: dict[tuple[Source, int, int], str] = {}
+        self._templates: list[int] = []
+        self._scope: dict[str, Any] = {}
+        self._helpers: dict[str, str] = {}
+        self._copies = 0
+
+    def write(self) -> Code:
+        body = [*self._head(), *self._stacks()]
+        dying: dict[int, list[Source]] = {}
+        for source, when in self._routes.last.items():
+            if source.stack is None and when < len(self._plan.groups):
+                dying.setdefault(when, []).append(source)
+        for g, group in enumerate(self._plan.groups):
+            body += self._group(g, group)
+            body += self._drop(g, dying.get(g, ()))
+        body += self._return()
+        text = "".join(f"{helper}\n" for helper in self._helpers.values())
+        text += "def run(self, inputs):\n" + "".join(f"{_INDENT}{line}\n" for line in body)
+        return Code(text, tuple(self._templates), self._copies, self._scope)
+
+    # --- leaves -------------------------------------------------------------------------------
+
+    def _head(self) -> Iterator[str]:
+        names = list(self._inputs.values())
+        if not names:
+            return
+        yield f"{', '.join(names)}{',' * (len(names) == 1)} = inputs"
+        yield f"batch = {names[self._plan.forest.batch_input]}.shape[0]"
+        yield f"device = {names[0]}.device"
+
+    def _stacks(self) -> Iterator[str]:
+        """Slices of stacks that several groups read in part; the others are read as they are."""
+        for source in self._routes.needs:
+            if source.stack is None:
+                continue
+            stack = self._storage.stacks[source.stack]
+            form = Form.PLAIN if stack.plain else Form.MEMBERS
+            self._variables[source] = _Variable(f"self.{stack.name}", form, len(stack.homes))
+            if stack.trainable:
+                yield from self._cut(source)
+
+    def _cut(self, source: Source) -> Iterator[str]:
+        """Names the slices that readers take of a value."""
+        variable = self._variables[source]
+        ranges = self._routes.needs.get(source, ())
+        if variable.form is Form.PLAIN or all(r == (0, variable.members) for r in ranges):
+            return
+        base = variable.name.removeprefix("self.")
+        names = [self._names.new(f"{base}_{a}_{b}") for a, b in ranges]
+        for (a, b), name in zip(ranges, names, strict=True):
+            self._slices[source, a, b] = name
+        listed = ", ".join(names) + "," * (len(names) == 1)
+        yield (
+            f"{listed} = kernels.parts({variable.name}, {_DIM[variable.form]}, "
+            f"{variable.members}, {ranges})"
+        )
+
+    # --- groups -------------------------------------------------------------------------------
+
+    def _group(self, g: int, group: Group) -> Iterator[str]:
+        item = self._items[group.members[0]]
+        lowering = self._lowering(g, group)
+        gathered = self._gathered(g, group, lowering)
+        if gathered is not None:
+            lowering = gathered
+        texts, after = [], []
+        for j, form in enumerate(lowering.inputs):
+            text, lines = self._input(g, j, group, form)
+            texts.append(text)
+            if lines is not None:
+                yield lines[0]
+                after.append(lines[1])
+        yield f"# {self._comment(group)}"
+        names = [
+            self._names.new(f"{item.call.op}{g}" + (f"_{r}" if r else ""), "value")
+            for r in range(len(item.call.results))
+        ]
+        streams = self._streams(group)
+        text = _PLACEHOLDER.sub(
+            lambda found: streams if found[1] == "streams" else texts[int(found[1])], lowering.text
+        )
+        target = ", ".join(names)
+        if item.call.result is not None or len(names) != 1:
+            target += "," * (len(names) == 1)
+        indent = _INDENT if group.no_grad else ""
+        if group.no_grad:
+            yield "with torch.no_grad():"
+        yield f"{indent}{target} = {text}" if names else f"{indent}{text}"
+        yield from after
+        shared = item.owner == SHARED
+        for r, name in enumerate(names):
+            source = Source(g, r)
+            form = lowering.results[r]
+            if shared and form is not Form.PLAIN:
+                if form is Form.MEMBERS:
+                    yield f"{name} = {name}[0]"
+                form = Form.PLAIN
+            self._variables[source] = _Variable(name, form, len(group.members))
+            yield from self._cut(source)
+
+    def _lowering(self, g: int, group: Group) -> Lowering:
+        if not group.fused:
+            item = self._items[group.members[0]]
+            made = apart_call(item, len(self._templates))
+            self._scope.update(made.scope)
+            self._helpers.update(made.helpers)
+            if made.template:
+                self._templates.append(group.members[0])
+            return Lowering(
+                made.text, (Form.PLAIN,) * len(item.inputs), (Form.PLAIN,) * len(item.call.results)
+            )
+        forms = tuple(self._form(g, j, shared) for j, shared in enumerate(group.shared))
+        fusion = Fusion(group.call, len(group.members), group.shared, forms)
+        found = lower_group(fusion)
+        assert found is not None
+        return found
+
+    def _gathered(self, g: int, group: Group, lowering: Lowering) -> Lowering | None:
+        """The group in one pass with bringing its members together, where there is such a way."""
+        asked = set(lowering.inputs)
+        found = [self._routes.inputs.get((g, j), ()) for j in range(len(lowering.inputs))]
+        if len(asked) != 1 or any(group.shared) or max(map(len, found), default=0) < 2:
+            return None
+        (form,) = asked
+        if form is Form.PLAIN or lowering.results != (form,):
+            return None
+        if any(self._variables[p.source].form is not form for read in found for p in read):
+            return None
+        pieces = [[self._slice(p) for p in read] for read in found]
+        text = gathered_call(_DIM[form], pieces, group.call)
+        if text is None:
+            return None
+        self._copies += sum(len(read) for read in found if len(read) > 1)
+        return Lowering(text, (), lowering.results)
+
+    def _form(self, g: int, j: int, shared: bool) -> Form:
+        if shared:
+            return Form.PLAIN
+        forms = {self._variables[p.source].form for p in self._routes.inputs[g, j]}
+        forms.discard(Form.PLAIN)
+        return forms.pop() if len(forms) == 1 else Form.MEMBERS
+
+    def _comment(self, group: Group) -> str:
+        items = self._items
+        who = [f"{items[m].owner}:{items[m].name}" for m in group.members[:4]]
+        if items[group.members[0]].owner == SHARED:
+            return f"shared, {shown(items[group.members[0]])}: {items[group.members[0]].name}"
+        more = f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""
+        return f"{len(group.members)} x {shown(items[group.members[0]])}: {', '.join(who)}{more}"
+
+    def _streams(self, group: Group) -> str:
+        if not is_random(self._items[group.members[0]].call):
+            return "None"
+        owners = [max(self._items[m].owner, 0) for m in group.members]
+        return f"[self.streams[i].generator for i in {tuple(owners)}]"
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def _input(
+        self, g: int, j: int, group: Group, asked: Form
+    ) -> tuple[str, tuple[str, str] | None]:
+        """An expression for an input; and, for written buffers in pieces, lines around the call."""
+        size = len(group.members)
+        port = self._items[group.members[0]].inputs[j]
+        if port.item in self._inputs:
+            return self._shared_as(self._inputs[port.item], asked, size), None
+        found = self._routes.inputs[g, j]
+        if group.shared[j]:
+            return self._shared_as(self._variables[found[0].source].name, asked, size), None
+        if len(found) > 1 and port.item in written(self._items[group.members[0]], self._items):
+            name = self._names.new(f"written{g}_{j}")
+            homes = [self._slice(piece) for piece in found]
+            self._copies += len(found)
+            joined = f"{name} = torch.cat(({', '.join(homes)}))"
+            return name, (joined, f"kernels.write_back({name}, ({', '.join(homes)}))")
+        return self._joined(found, asked, size), None
+
+    def _shared_as(self, text: str, asked: Form, size: int) -> str:
+        if asked is Form.PLAIN:
+            return text
+        if asked is Form.CHANNELS:
+            return text if size == 1 else f"kernels.spread({text}, {size})"
+        return f"{text}.unsqueeze(0)" if size == 1 else f"kernels.expand({text}, {size})"
+
+    def _joined(self, found: Sequence[Piece], asked: Form, size: int) -> str:
+        forms = {self._variables[p.source].form for p in found}
+        if len(found) == 1:
+            piece = found[0]
+            form = self._variables[piece.source].form
+            return _converted(self._slice(piece), form, asked, piece.stop - piece.start)
+        self._copies += len(found)
+        common = forms.pop() if len(forms) == 1 else asked
+        if common is Form.PLAIN:
+            common = Form.MEMBERS if asked is Form.PLAIN else asked
+        texts = [
+            _converted(self._slice(p), self._variables[p.source].form, common, p.stop - p.start)
+            for p in found
+        ]
+        joined = f"torch.cat(({', '.join(texts)}){', 1' if common is Form.CHANNELS else ''})"
+        return _converted(joined, common, asked, size)
+
+    def _slice(self, piece: Piece) -> str:
+        variable = self._variables[piece.source]
+        if variable.form is Form.PLAIN or (piece.start, piece.stop) == (0, variable.members):
+            return variable.name
+        known = self._slices.get((piece.source, piece.start, piece.stop))
+        if known is not None:
+            return known
+        return f"{variable.name}[{piece.start}:{piece.stop}]"  # stacks that take no gradient
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _drop(self, g: int, dying: Sequence[Source]) -> Iterator[str]:
+        """Lets go of what nobody reads again."""
+        names: list[str] = []
+        for source in dying:
+            names.append(self._variables[source].name)
+            names += [
+                self._slices[source, a, b]
+                for a, b in self._routes.needs[source]
+                if (source, a, b) in self._slices
+            ]
+        for r in range(len(self._plan.groups[g].call.results)):
+            source = Source(g, r)
+            if source not in self._routes.last:
+                names.append(self._variables[source].name)
+        if names:
+            yield f"del {', '.join(dict.fromkeys(names))}"
+
+    def _return(self) -> Iterator[str]:
+        texts = []
+        for out, found in zip(self._plan.outputs, self._routes.outputs, strict=True):
+            if not found:
+                texts.append(self._inputs[out.ports[0].item])
+            elif self._is_shared(out.ports[0]):
+                texts.append(self._variables[found[0].source].name)
+            else:
+                texts.append(self._joined(found, Form.MEMBERS, len(out.ports)))
+        for stack in self._untouched():
+            texts[0] = f"kernels.touch({texts[0]}, self.{stack})"
+        yield f"return ({', '.join(texts)}{',' * (len(texts) == 1)})"
+
+    def _untouched(self) -> Iterator[str]:
+        """Stacks that get a gradient of zeros, and that nothing in the program leads to."""
+        forest = self._plan.forest
+        places = self._storage.of(forest)
+        members: dict[int, list[bool]] = {}
+        for leaf, (stack, _) in places.items():
+            if self._storage.stacks[stack].trainable:
+                members.setdefault(stack, []).append(leaf in forest.lost)
+        for stack, lost in members.items():
+            if all(lost):
+                yield self._storage.stacks[stack].name
+
+    def _is_shared(self, port: Port) -> bool:
+        return self._items[port.item].owner == SHARED
+
+
+def _converted(text: str, form: Form, asked: Form, members: int) -> str:
+    """An expression for the tensor in another form; ``PLAIN`` is one member."""
+    if form is asked:
+        return text
+    if members == 1 and Form.PLAIN in (form, asked) and Form.CHANNELS in (form, asked):
+        return text
+    if asked is Form.PLAIN:
+        return f"{text}[0]"
+    if form is Form.PLAIN:
+        return f"{text}.unsqueeze(0)"
+    if asked is Form.CHANNELS:
+        return f"kernels.to_channels({text})"
+    return f"kernels.to_members({text}, {members})"

@@ -1,0 +1,138 @@
+"""``rt.merge``: many models, equal or different, as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from retiarii.errors import MergeError
+from retiarii.ir.graph import Graph
+from retiarii.ir.parse import parse
+from retiarii.optimizer.compile import Options
+from retiarii.optimizer.lift import Model
+from retiarii.optimizer.merged import MergedModel
+from retiarii.space import Candidate
+
+_FUSE = ("auto", "on", "off", True, False)
+
+
+def merge(
+    models: Sequence[Any],
+    example_inputs: Any = None,
+    *,
+    dedup: bool = True,
+    fuse: str | bool = "auto",
+    seeds: Sequence[int] | None = None,
+) -> MergedModel:
+    """Merges models into one that computes, and trains, them all; results do not change.
+
+    Args:
+        models: modules, graphs or candidates, equal or different, that take the same inputs.
+            They are not changed: the merged model has copies of their weights.
+        example_inputs: as for `rt.parse`; needed where a model is a module.
+        dedup: compute what several models have in common once.
+        fuse: ``"auto"`` fuses where it pays on this device, ``"on"`` wherever it can, ``"off"``
+            never.
+        seeds: one for each model: initial weights of candidates, and dropout.
+
+    Returns:
+        A module that returns a list with what each model returns.
+
+    Raises:
+        MergeError: no models, models that take different inputs, are on different devices, or
+            train one parameter together; the message says which.
+        ParseError: a module does not run on the example inputs.
+    """
+    given = list(models)
+    if not given:
+        raise MergeError("there is nothing to merge: 0 models", fix="give at least one model")
+    if not any(fuse is f or (fuse == f and isinstance(fuse, str)) for f in _FUSE):
+        raise MergeError(f"fuse is {fuse!r}", where="merge(fuse=...)", fix="auto, on or off")
+    if seeds is not None and len(seeds) != len(given):
+        raise MergeError(
+            f"{len(seeds)} seeds for {len(given)} models",
+            where="merge(seeds=...)",
+            fix="give one for each model",
+        )
+    made = [
+        _model(i, m, example_inputs, 0 if seeds is None else seeds[i]) for i, m in enumerate(given)
+    ]
+    originals = [m if isinstance(m, nn.Module) else None for m in given]
+    check_mergeable(made)
+    wanted = None if fuse in ("auto", "on", True) else _never
+    merged = MergedModel(made, originals, Options(dedup=dedup, wanted=wanted))
+    if seeds is not None:
+        merged.seed(seeds)
+    return merged
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+def _model(number: int, given: Any, example_inputs: Any, seed: int) -> Model:
+    if isinstance(given, nn.Module):
+        if example_inputs is None:
+            raise MergeError(
+                f"model {number} is a module, and there are no example inputs",
+                where="merge(example_inputs=...)",
+                fix="give what forward takes: a tensor, a tuple, or a dict of keyword arguments",
+            )
+        return Model.of(parse(given, example_inputs), given)
+    if isinstance(given, Graph):
+        return Model.of(given, given.to_module())
+    if isinstance(given, Candidate):
+        return Model.of(given.graph, given.build(seed))
+    raise MergeError(
+        f"model {number} is a {type(given).__name__}",
+        where="merge(models=...)",
+        fix="give modules, graphs, or candidates",
+    )
+
+
+def check_mergeable(models: Sequence[Model]) -> None:
+    """Finds what would make the merged model differ from its models.
+
+    Raises:
+        MergeError: what was found, and in which models.
+    """
+    first = models[0].graph
+    for number, model in enumerate(models):
+        ours = [n.type for n in first.inputs]
+        theirs = [n.type for n in model.graph.inputs]
+        if ours != theirs or _holds(first) != _holds(model.graph):
+            raise MergeError(
+                f"models 0 and {number} take different inputs: "
+                f"{', '.join(map(str, ours))} and {', '.join(map(str, theirs))}",
+                fix="merge models that take the same batch",
+            )
+    owners: dict[int, tuple[int, str]] = {}
+    devices: dict[torch.device, int] = {}
+    for number, model in enumerate(models):
+        trained = {k for k, t in model.tensors.items() if t.requires_grad}
+        for key, tensor in model.tensors.items():
+            devices.setdefault(tensor.device, number)
+            if len(devices) > 1:
+                (one, a), (two, b) = list(devices.items())[:2]
+                raise MergeError(
+                    f"model {a} is on {one} and model {b} on {two}",
+                    fix="move them to one device before merging",
+                )
+            if key not in trained:
+                continue
+            other = owners.setdefault(id(tensor), (number, key))
+            if other[0] != number:
+                raise MergeError(
+                    f"models {other[0]} and {number} train one parameter together "
+                    f"({other[1]!r} and {key!r} are the same tensor)",
+                    fix="merged models train apart: pass copy.deepcopy(model), or freeze what "
+                    "they share with requires_grad_(False)",
+                )
+
+
+def _holds(graph: Graph) -> Any:
+    """How the arguments hold the inputs, whatever they are called."""
+    return tuple(structure for _, structure in graph.context.forward.params)

@@ -1,0 +1,1 @@
+"""Fusion rules, a family a file."""

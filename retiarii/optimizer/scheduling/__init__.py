@@ -1,0 +1,1 @@
+"""Which nodes run together, and when: batching a forest of dataflow graphs."""

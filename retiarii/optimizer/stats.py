@@ -1,0 +1,71 @@
+"""What merging did, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retiarii.optimizer.forest import Forest
+from retiarii.optimizer.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What merging did.
+
+    Attributes:
+        models: how many models there are.
+        nodes_before: calls that the models alone make in one forward pass.
+        nodes_after: calls that the merged model makes.
+        shared: calls saved because another model, or the same, computes the same.
+        groups: calls that compute several members at once.
+        fused: calls of the models that such groups compute.
+        apart: calls that no rule fuses.
+        copies: pieces that are copied to bring the members of groups together.
+    """
+
+    models: int
+    nodes_before: int
+    nodes_after: int
+    shared: int
+    groups: int
+    fused: int
+    apart: int
+    copies: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.models} models: {self.nodes_before} calls become {self.nodes_after} "
+            f"({self.shared} shared, {self.fused} fused into {self.groups}, {self.apart} apart), "
+            f"{self.copies} copies"
+        )
+
+
+def calls_of(lifted: Forest) -> tuple[int, ...]:
+    """For each model, the calls that it alone makes."""
+    counts = Counter(item.owner for item in lifted.items if item.leaf is None)
+    return tuple(counts[model] for model in range(lifted.models))
+
+
+def stats_of(calls: Sequence[int], plan: Plan, copies: int) -> Stats:
+    """The numbers of one merge.
+
+    Args:
+        calls: for each model, the calls that it alone makes.
+        plan: what runs.
+        copies: pieces that are copied.
+    """
+    before = sum(calls)
+    kept = sum(item.leaf is None for item in plan.forest.items)
+    several = [g for g in plan.groups if len(g.members) > 1]
+    return Stats(
+        models=len(calls),
+        nodes_before=before,
+        nodes_after=len(plan.groups),
+        shared=before - kept,
+        groups=len(several),
+        fused=sum(len(g.members) for g in several),
+        apart=sum(not g.fused for g in plan.groups),
+        copies=copies,
+    )

@@ -1,0 +1,238 @@
+"""From the losses of a cohort's models to their new weights: one optimizer step for all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from retiarii.optimizer.merged import MergedModel
+from retiarii.training.accumulation import Share
+from retiarii.training.checkpoint import Checkpoint, state_from_tensors, state_tensors
+from retiarii.training.cohort.accumulation import GradientSum
+from retiarii.training.cohort.averaging import FlatAverages
+from retiarii.training.cohort.clipping import Clipping
+from retiarii.training.cohort.dependence import present_members, untouched
+from retiarii.training.cohort.optimizers import build_optimizer
+from retiarii.training.cohort.rates import Progress, Rates
+from retiarii.training.cohort.scaling import LossScales
+from retiarii.training.cohort.stacks import FlatGradient, FlatParameters
+from retiarii.training.cohort.state import unfit
+from retiarii.training.loop import Settings, trained_parameters
+
+Losses = Sequence[tuple[tuple[int, ...], Tensor]]
+
+
+class Stepped(Protocol):
+    """What is asked of one model of the cohort."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+
+class Stepping:
+    """Gradients, clipping, optimizers, loss scales, averages and learning rates of all models.
+
+    Args:
+        merged: on its device.
+        parts: its models.
+        device: that device.
+
+    Attributes:
+        rates: the schedules.
+        last_rates: each model's learning rate in its last step of this epoch.
+    """
+
+    def __init__(self, merged: MergedModel, parts: Sequence[Stepped], device: torch.device) -> None:
+        self._merged = merged
+        self._device = device
+        self._settings = [part.settings for part in parts]
+        stacks = [stack for stack in merged.storage.stacks if stack.trainable]
+        self._params = [getattr(merged, stack.name) for stack in stacks]
+        owners = [[home[0] for home in stack.homes] for stack in stacks]
+        self._flat = FlatParameters(
+            self._params, owners, len(parts), [_order(merged, i, p) for i, p in enumerate(parts)]
+        )
+        described = [s.optimizer for s in self._settings]
+        self._optimizer = build_optimizer(self._flat, described)
+        self.rates = Rates(
+            [s.schedule for s in self._settings],
+            [s.optimizer.lr for s in self._settings],  # type: ignore[attr-defined]
+        )
+        self._clipping = Clipping(self._flat, [s.grad_clip for s in self._settings])
+        averaged = any(s.ema is not None for s in self._settings)
+        decays = [s.ema for s in self._settings]
+        self._averages = FlatAverages(self._flat, decays) if averaged else None
+        fp16 = self._settings[0].amp == "fp16"
+        self._scales = LossScales(self._flat, device) if fp16 else None
+        gathers = any(s.accumulate > 1 for s in self._settings)
+        self._sum = GradientSum(self._flat) if gathers else None
+        self._steps = [0] * len(parts)
+        self._epoch_steps = [1] * len(parts)
+        self.last_rates = [0.0] * len(parts)
+        self._several = any(len(o.ports) > 1 for o in merged.program.plan.forest.outputs)
+        self._present: dict[Any, tuple[tuple[bool, ...], ...]] = {}
+        self._now: tuple[tuple[bool, ...], ...] = ()
+
+    # --- an epoch ---------------------------------------------------------------------------------
+
+    def begin_epoch(self, steps: Sequence[int]) -> None:
+        """Say how many optimizer steps each model has in this epoch."""
+        self._epoch_steps = list(steps)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the weights are those to score and to store."""
+        return nullcontext() if self._averages is None else self._averages.applied()
+
+    def untouched(self, losses: Losses, outputs: Sequence[Tensor]) -> set[int]:
+        """The models whose loss reaches no parameter.
+
+        Args:
+            losses: of this batch, with their models.
+            outputs: the stacks that the losses are computed from.
+        """
+        used = self._used(losses, outputs) if self._several else None
+        if used not in self._present:
+            self._present[used] = present_members(self._merged, used)
+        self._now = self._present[used]
+        return untouched(self._now, self._merged)
+
+    def _used(self, losses: Losses, outputs: Sequence[Tensor]) -> frozenset[tuple[int, int]] | None:
+        """(model, position) of the outputs that losses depend on."""
+        asked = [i for i, tensor in enumerate(outputs) if tensor.requires_grad]
+        if not asked or not losses:
+            return frozenset()
+        found = torch.autograd.grad(
+            [part.sum() for _, part in losses],
+            [outputs[i] for i in asked],
+            allow_unused=True,
+            retain_graph=True,
+        )
+        stacks = self._merged.program.plan.outputs
+        return frozenset(
+            (model, stacks[i].position)
+            for i, grad in zip(asked, found, strict=True)
+            if grad is not None
+            for model in stacks[i].models
+        )
+
+    def step(self, losses: Losses, shares: Sequence[Share], gone: Collection[int]) -> None:
+        """Take one batch's gradient, and update the models whose step it completes.
+
+        Args:
+            losses: what gradients are taken of, with their models.
+            shares: each model's part of its step.
+            gone: models that are left as they are.
+        """
+        grads = torch.autograd.grad(
+            self._total(losses, [s.weight for s in shares], gone), self._params, allow_unused=True
+        )
+        whole = all(all(row) for row in self._now)
+        gradient = self._flat.gather(grads, None if whole else self._now)
+        due = [share.ends for share in shares]
+        if self._sum is not None:
+            self._sum.add(gradient)
+            if not any(due):
+                return
+            gradient = self._sum.take(due)
+        self._update(gradient, due, gone)
+
+    def _total(self, losses: Losses, weights: Sequence[float], gone: Collection[int]) -> Tensor:
+        models = [model for part, _ in losses for model in part]
+        values = torch.cat([part for _, part in losses])
+        if any(model in gone for model in models):
+            kept = [i for i, model in enumerate(models) if model not in gone]
+            values, models = values[kept], [models[i] for i in kept]
+        own = [weights[model] for model in models]
+        if any(w != own[0] for w in own):
+            values = values * torch.tensor(own, dtype=values.dtype, device=values.device)
+        elif own[0] != 1.0:
+            values = values * own[0]
+        if self._scales is not None:
+            values = values * self._scales.scales[models].to(values.dtype)
+        return values.sum()
+
+    def _update(self, gradient: FlatGradient, due: Sequence[bool], gone: Collection[int]) -> None:
+        lr = self.rates.at(
+            [
+                Progress(step, settings.epochs * epoch_steps, epoch_steps)
+                for step, settings, epoch_steps in zip(
+                    self._steps, self._settings, self._epoch_steps, strict=True
+                )
+            ]
+        )
+        left = [not flag or model in gone for model, flag in enumerate(due)]
+        skip = torch.tensor(left, device=self._device) if any(left) else None
+        overflown = None if self._scales is None else self._scales.unscale(gradient)
+        self._clipping.apply(gradient)
+        still = overflown if skip is None or overflown is None else skip | overflown
+        self._optimizer.step(gradient, lr, skip if still is None else still)
+        if self._scales is not None and overflown is not None:
+            self._scales.update(overflown, skip)
+        if self._averages is not None:
+            self._averages.update(skip)
+        for model, flag in enumerate(due):
+            if flag:
+                self._steps[model] += 1
+                self.last_rates[model] = lr[model]
+
+    # --- one model's state ------------------------------------------------------------------------
+
+    def tensors(self, index: int) -> dict[str, Tensor]:
+        """As `EpochTrainer` has it: the average and the state of the optimizer."""
+        found = state_tensors(self._optimizer.state_of(index))[0]
+        if self._averages is not None and self._settings[index].ema is not None:
+            values, _ = self._averages.state_of(index)
+            found.update({f"average.{i}": value for i, value in enumerate(values)})
+        return found
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """As `EpochTrainer` has it."""
+        averaged = self._averages is not None and self._settings[index].ema is not None
+        return {
+            "step": self._steps[index],
+            "optimizer": state_tensors(self._optimizer.state_of(index))[1],
+            "scaler": {} if self._scales is None else self._scales.state_of(index),
+            "average": self._averages.state_of(index)[1] if averaged and self._averages else 0,
+            "schedule": self.rates.state_of(index),
+        }
+
+    def restore(self, index: int, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint; the weights are in the merged model already.
+
+        Raises:
+            TrialError: it is of another model.
+        """
+        tensors, meta = checkpoint.tensors, checkpoint.meta
+        ours = {k: v for k, v in tensors.items() if k.startswith("optimizer.")}
+        try:
+            self._optimizer.load_state_of(index, state_from_tensors(ours, meta["optimizer"]))
+            if self._averages is not None and self._settings[index].ema is not None:
+                count = len(self._flat.slots[index])
+                values = [tensors[f"average.{i}"] for i in range(count)]
+                self._averages.load_state_of(index, values, meta["average"])
+        except (KeyError, ValueError) as error:
+            raise unfit(checkpoint, error) from error
+        if self._scales is not None:
+            self._scales.load_state_of(index, meta["scaler"])
+        self.rates.load_state_of(index, meta["schedule"])
+        self._steps[index] = meta["step"]
+
+
+def _order(merged: MergedModel, index: int, part: Stepped) -> list[tuple[int, int]]:
+    """Where each of a model's trained parameters lies, in the order of its optimizer."""
+    trained = [i for i, stack in enumerate(merged.storage.stacks) if stack.trainable]
+    number = {stack: i for i, stack in enumerate(trained)}
+    ids = {id(p) for p in trained_parameters(part.module)}
+    found = []
+    for name, parameter in part.module.named_parameters():
+        if id(parameter) in ids:
+            stack, member = merged.storage.places[index, name]
+            found.append((number[stack], member))
+    return found

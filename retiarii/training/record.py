@@ -1,0 +1,114 @@
+"""What is kept of one trial while it trains: its history, its checkpoints, its reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from retiarii.training.checkpoint import Checkpoint, Checkpoints, save_weights
+from retiarii.training.trial import Trial
+
+
+class Record:
+    """A trial's way from epoch to epoch, however it is trained: alone or in a cohort.
+
+    Args:
+        trial: whose.
+        keeper: its checkpoints; ``None`` keeps none.
+        metric: the score's name among the metrics.
+        maximize: whether a higher one is better.
+    """
+
+    def __init__(
+        self, trial: Trial, keeper: Checkpoints | None, metric: str, maximize: bool
+    ) -> None:
+        self.trial = trial
+        self.history: list[dict[str, float]] = []
+        self._keeper = keeper
+        self._metric = metric
+        self._maximize = maximize
+
+    @property
+    def kept(self) -> bool:
+        """Whether there are checkpoints."""
+        return self._keeper is not None
+
+    def ended_before(self) -> bool:
+        """Whether the trial was trained to its end already; then it ends with what was noted."""
+        done = None if self._keeper is None else self._keeper.finished()
+        if done is None:
+            return False
+        self._take_over(done["history"])
+        self._finish(done["stopped"])
+        return True
+
+    def resumed(self) -> Checkpoint | None:
+        """The newest checkpoint, if any; what was reported until then is reported again."""
+        saved = None if self._keeper is None else self._keeper.newest()
+        if saved is not None:
+            self._take_over(saved.meta["history"])
+        return saved
+
+    def add(
+        self,
+        epoch: int,
+        metrics: dict[str, float],
+        state: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+    ) -> None:
+        """Note an epoch: write the checkpoint, then report.
+
+        Args:
+            epoch: epochs done.
+            metrics: of the last of them.
+            state: tensors and the rest of what training goes on from; asked for when needed.
+
+        Raises:
+            TrialError: the checkpoint cannot be written.
+        """
+        self.history.append(metrics)
+        if self._keeper is not None:
+            tensors, meta = state()
+            own = {"history": self.history, "best_epoch": self._best()}
+            self._keeper.save(epoch, tensors, {**meta, **own})
+        # After the checkpoint, so that what was reported is never trained again.
+        self.trial.report(epoch, **metrics)
+
+    def wants_to_stop(self) -> bool:
+        """Whether the search has asked for an early end, and there is a score to end with."""
+        return bool(self.history) and self.trial.should_stop()
+
+    def end(self, weights: Callable[[], Mapping[str, Any]], stopped: bool) -> None:
+        """Store the weights, and end the trial with its last score.
+
+        Args:
+            weights: the ``state_dict`` to store; asked for when needed.
+            stopped: whether it ends early.
+
+        Raises:
+            TrialError: the weights cannot be written, or the score is not finite.
+        """
+        if self.trial.directory is not None:
+            save_weights(self.trial.directory, weights())
+            if self._keeper is not None:
+                self._keeper.finish({"history": self.history, "stopped": stopped})
+        self._finish(stopped)
+
+    def _take_over(self, history: list[dict[str, float]]) -> None:
+        """Report all epochs of a history.
+
+        They are equal to what was reported before: the controller may have ended before it had
+        stored the last ones.
+        """
+        self.history = list(history)
+        for epoch, metrics in enumerate(history, start=1):
+            self.trial.report(epoch, **metrics)
+
+    def _finish(self, stopped: bool) -> None:
+        last = self.history[-1]
+        self.trial.finish(last[self._metric], last, stopped=stopped)
+
+    def _best(self) -> int:
+        scores = [metrics[self._metric] for metrics in self.history]
+        return scores.index(max(scores) if self._maximize else min(scores)) + 1
