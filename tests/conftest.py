@@ -11,6 +11,8 @@ from hypothesis import settings
 
 # One thread a process: the models here are small, and tests may start processes of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What pays on this machine is no matter here: all that can be is fused.
+os.environ.setdefault("RETIARII_MEASURE", "0")
 
 # Shared machines are slow at times: a deadline would say nothing about the code.
 settings.register_profile("retiarii", deadline=None)

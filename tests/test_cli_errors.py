@@ -143,6 +143,7 @@ FILE_MISTAKES = (
     ),
     Mistake("no trials", (), ("trials is 0", "--trials 0"), options=("--trials", "0")),
     Mistake("negative trials", (), ("trials is -3", "--trials -3"), options=("--trials", "-3")),
+    Mistake("no cohort", (), ("cohort is 0", "--cohort 0"), options=("--cohort", "0")),
     Mistake("no workers", (), ("workers is 0", "--workers 0"), options=("--workers", "0")),
     Mistake("negative retries", (), ("retries is -1",), options=("--retries", "-1")),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,21 @@ def test_tabular_learns_something() -> None:
     assert result.best is not None
     assert result.best.score is not None
     assert result.best.score < 60.0  # the mean is off by 63 points
+
+
+def test_merging_by_hand_ends_with_the_weights_of_training_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = EXAMPLES / "merge_by_hand" / "train.py"
+    names = runpy.run_path(str(file))
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "trained alone, the convolutional one has the same weights"
+    )
+    assert [type(m) for m in names["trained"]] == [type(m) for m in names["models"]]
+    for model, before in zip(names["trained"], names["models"], strict=True):
+        assert all(
+            not torch.equal(a, b)
+            for a, b in zip(model.parameters(), before.parameters(), strict=True)
+        )
+    assert f"python examples/{file.relative_to(EXAMPLES)}" in file.read_text()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """It cannot take part; the message says why."""
 
 
@@ -75,7 +75,7 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     """Within it, what takes longer is skipped.
 
     Raises:
-        Skipped: it took longer.
+        SkippedError: it took longer.
     """
 
     def stop(*_: object) -> None:
@@ -86,7 +86,7 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     try:
         yield
     except _TooLong:
-        raise Skipped(f"{what} took more than {seconds:.0f} s") from None
+        raise SkippedError(f"{what} took more than {seconds:.0f} s") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from _fusion.contestant import Contestant, Skipped
+from _fusion.contestant import Contestant, SkippedError
 from _fusion.ours import CohortLoop, Merged
 from _fusion.serial import Serial
 from _fusion.workloads import Cohort
@@ -19,7 +19,7 @@ WARM_UP = 3
 
 def _needs_cuda(cohort: Cohort) -> None:
     if cohort.device.type != "cuda":
-        raise Skipped("CUDA graphs need a GPU")
+        raise SkippedError("CUDA graphs need a GPU")
 
 
 class _Captured:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,24 @@ from _fusion.contestant import Contestant, held_by
 from _fusion.workloads import MOMENTUM, RATE, Cohort
 from retiarii.optimizer.merged import MergedModel
 from retiarii.training.accumulation import Share
-from retiarii.training.cohort.criterion import Criterion
-from retiarii.training.cohort.outputs import OutputReader
-from retiarii.training.cohort.stepping import Stepping
-from retiarii.training.cohort.trainer import Part
+from retiarii.training.cohort.trainer import CohortTrainer, Part
 from retiarii.training.loop import Settings
-from retiarii.training.losses import Loss
+from retiarii.training.readers import Batch
 
 
-def merged_of(models: Sequence[nn.Module], cohort: Cohort, dtype: torch.dtype) -> MergedModel:
-    return rt.merge(models, cohort.x.to(dtype), seeds=cohort.seeds)
+def merged_of(cohort: Cohort, dtype: torch.dtype) -> tuple[MergedModel, float]:
+    """The merged models, and the seconds that it took: of a space, candidates are merged."""
+    models = [] if _as_candidates(cohort, dtype) else cohort.build(dtype)
+    begin = time.perf_counter()
+    if models:
+        merged = rt.merge(models, cohort.x.to(dtype), seeds=cohort.seeds)
+    else:
+        merged = rt.merge(cohort.candidates, seeds=cohort.seeds).to(cohort.device)
+    return merged, time.perf_counter() - begin
+
+
+def _as_candidates(cohort: Cohort, dtype: torch.dtype) -> bool:
+    return bool(cohort.candidates) and dtype == torch.float32
 
 
 class Merged(Contestant):
@@ -31,13 +39,17 @@ class Merged(Contestant):
 
     An optimizer of torch has one rate for a stack of parameters. Models with rates of their own
     get them as weights of their losses, which for SGD with momentum is the same.
+
+    Args:
+        cohort: what to train.
+        kind: the implementation of the optimizer: ``"foreach"`` or ``"fused"``.
+        dtype: of weights and inputs.
     """
 
-    def __init__(self, cohort: Cohort, dtype: torch.dtype = torch.float32) -> None:
-        models = cohort.build(dtype)
-        begin = time.perf_counter()
-        self.merged = merged_of(models, cohort, dtype)
-        self.setup = time.perf_counter() - begin
+    def __init__(
+        self, cohort: Cohort, kind: str = "foreach", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.merged, self.setup = merged_of(cohort, dtype)
         self._x, self._y = cohort.x.to(dtype), cohort.y
         weights = [rate / RATE for rate in cohort.rates]
         equal = all(w == 1.0 for w in weights)
@@ -46,7 +58,7 @@ class Merged(Contestant):
             [p for p in self.merged.parameters() if p.requires_grad],
             lr=RATE,
             momentum=MOMENTUM,
-            foreach=True,
+            **{kind: True},
         )
 
     def step(self) -> Tensor:
@@ -61,56 +73,62 @@ class Merged(Contestant):
 
 
 class CohortLoop(Contestant):
-    """The step of `CohortTrainer`: stacked losses, flat parameters, one optimizer for all."""
+    """The training step of `CohortTrainer`, by which a search trains.
+
+    The loop around it belongs to the trainer; what makes a step there is called here one by one.
+    """
 
     def __init__(self, cohort: Cohort, dtype: torch.dtype = torch.float32) -> None:
+        x, y = cohort.x.to(dtype), cohort.y
         models = cohort.build(dtype)
+        task = rt.Supervised(
+            (x, y), (x, y), loss=nn.CrossEntropyLoss(), optimizer=rt.SGD(lr=RATE), batch_size=len(y)
+        ).task
         begin = time.perf_counter()
-        self.merged = merged_of(models, cohort, dtype)
-        self.setup = time.perf_counter() - begin
-        self._x, self._y = cohort.x.to(dtype), cohort.y
-        graph = rt.parse(models[0], self._x)  # a part has one; stepping does not look at it
+        if _as_candidates(cohort, dtype):
+            graphs = [candidate.graph for candidate in cohort.candidates]
+        else:
+            graphs = [rt.parse(model, x) for model in models]
         parts = [
-            Part(graph, model, _settings(rate, seed, cohort.device))
-            for model, rate, seed in zip(models, cohort.rates, cohort.seeds, strict=True)
+            Part(graph, model, _settings(rate, seed, cohort))
+            for graph, model, rate, seed in zip(
+                graphs, models, cohort.rates, cohort.seeds, strict=True
+            )
         ]
-        self._reader = OutputReader(self.merged)
-        self._stepping = Stepping(self.merged, parts, cohort.device)
-        self._criterion = Criterion(
-            Loss(nn.CrossEntropyLoss()), len(parts), cohort.device, dtype, self._run_as
-        )
+        self._trainer = CohortTrainer(parts, task)
+        self.setup = time.perf_counter() - begin
+        self.merged = self._trainer.merged
+        self.merged.seed(cohort.seeds)
+        self._source = task.train
+        self._batch = Batch(x, y, len(y), None)
         self._shares = [Share(1.0, True, True)] * len(parts)
         self._looks = cohort.device.type == "cpu"  # on a GPU only now and then, not to wait for it
 
-    def _run_as(self, model: int, call: object) -> object:
-        return self.merged.streams[model].run(call)  # type: ignore[arg-type]
-
     def step(self) -> Tensor:
-        tensors = [tensor for _, tensor in self.merged.stacked(self._x)]
-        values, parts, failed = self._criterion(self._reader.read(tensors), self._y, ())
-        if failed:
-            raise next(iter(failed.values()))
+        trainer = self._trainer
+        values, parts, tensors = trainer._forward(self._source, self._batch)
         if self._looks:
-            bool(torch.isfinite(values).all())
-        self._stepping.untouched(parts, tensors)
-        self._stepping.step(parts, self._shares, ())
+            trainer._look([values], 0)
+        trainer._backward(self._shares, parts, tensors, 0)
+        if trainer.failed:
+            raise next(iter(trainer.failed.values()))
         return values
 
     def tensors(self) -> Iterable[Tensor]:
         yield from held_by([self.merged], [])
-        yield from self._stepping._optimizer.tensors()  # one model's at a time is all it offers
+        yield from self._trainer.stepping._optimizer.tensors()
 
 
-def _settings(rate: float, seed: int, device: torch.device) -> Settings:
+def _settings(rate: float, seed: int, cohort: Cohort) -> Settings:
     return Settings(
         optimizer=rt.SGD(lr=rate, momentum=MOMENTUM),
         schedule=rt.Constant(),
         epochs=1,
-        batch_size=1,
+        batch_size=len(cohort.y),
         grad_clip=None,
         accumulate=1,
         ema=None,
-        device=device,
+        device=cohort.device,
         amp=None,
         seed=seed,
         data_seed=0,

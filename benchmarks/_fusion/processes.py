@@ -3,98 +3,93 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
-import time
-from collections.abc import Iterable
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from _fusion.contestant import Contestant, Skipped
+from _fusion.contestant import Contestant, SkippedError
 from _fusion.workloads import MOMENTUM, Cohort
 
 
-def _saved(value: Any) -> bytes:
-    """By value: what goes through a pipe is not to hang on to shared memory."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
+class Worker:
+    """A process, see `worker.py`.
 
-
-def _work(pipe: Connection, keep: bool) -> None:
-    """What a process does: take a model, or run steps, until it is told to end.
-
-    It imports torch and nothing of ours but this file and what makes the model.
+    Args:
+        keep: whether it keeps freed memory, as this process does.
     """
-    from retiarii.optimizer.allocator import keep_memory
 
-    if keep:
-        keep_memory()
-    torch.set_num_threads(1)
-    job: tuple[Any, ...] | None = None
-    while True:
-        kind, value = pipe.recv()
-        if kind == "end":
-            return
-        if kind == "model":
-            model, x, y, rate, device = torch.load(io.BytesIO(value), weights_only=False)
-            model.to(device)
-            params = [p for p in model.parameters() if p.requires_grad]
-            job = (
-                model,
-                x.to(device),
-                y.to(device),
-                torch.optim.SGD(params, lr=rate, momentum=MOMENTUM, foreach=True),
-            )
-            pipe.send(None)
-        elif job is not None:
-            pipe.send(_steps(*job, value))
+    def __init__(self, keep: bool) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "_fusion.worker", "keep" if keep else "give"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+        )
 
+    def ask(self, what: bytes | int) -> None:
+        """Send a job, or how many steps to run."""
+        assert self._process.stdin is not None
+        pickle.dump(what, self._process.stdin)
+        self._process.stdin.flush()
 
-def _steps(model: Any, x: Tensor, y: Tensor, optimizer: Any, count: int) -> float:
-    for _ in range(count):
-        optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-    return loss.item()
+    def answer(self) -> float:
+        """Wait for what was asked; the loss of the last step.
+
+        Raises:
+            RuntimeError: what went wrong there.
+        """
+        assert self._process.stdout is not None
+        try:
+            found = pickle.load(self._process.stdout)
+        except EOFError:
+            raise RuntimeError(f"a process ended by itself: {self._process.wait()}") from None
+        if isinstance(found, str):
+            raise RuntimeError(found)
+        loss: float = found
+        return loss
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
 
 
 class Pool:
     """Processes that are used by one cohort after the other: starting them takes long.
 
     Args:
-        keep: whether they keep freed memory, as this process does.
+        keep: whether they keep freed memory.
         largest: how many there may be.
     """
 
     def __init__(self, keep: bool, largest: int) -> None:
         self._keep = keep
         self.largest = largest
-        self._context = multiprocessing.get_context("spawn")
-        self._workers: list[tuple[BaseProcess, Connection]] = []
+        self._workers: list[Worker] = []
 
-    def take(self, count: int) -> list[Connection]:
-        """Pipes to that many processes."""
+    def take(self, count: int) -> Sequence[Worker]:
+        """That many processes."""
         while len(self._workers) < count:
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_work, args=(theirs, self._keep), daemon=True)
-            process.start()
-            theirs.close()
-            self._workers.append((process, ours))
-        return [pipe for _, pipe in self._workers[:count]]
+            self._workers.append(Worker(self._keep))
+        return self._workers[:count]
 
     def close(self) -> None:
-        for _, pipe in self._workers:
-            pipe.send(("end", None))
-        for process, _ in self._workers:
-            process.join(10)
-            if process.is_alive():
-                process.terminate()
+        """End them all."""
+        for worker in self._workers:
+            worker.close()
         self._workers.clear()
 
 
@@ -106,7 +101,7 @@ class Processes(Contestant):
         pool: where processes come from.
 
     Raises:
-        Skipped: the pool may not be as large.
+        SkippedError: the pool may not be as large.
     """
 
     watchable: ClassVar[bool] = False
@@ -115,25 +110,32 @@ class Processes(Contestant):
     def __init__(self, cohort: Cohort, pool: Pool) -> None:
         count = len(cohort.makers)
         if count > pool.largest:
-            raise Skipped(f"more than {pool.largest} processes (--processes)")
-        models = cohort.build()
-        pipes = pool.take(count)
-        begin = time.perf_counter()
-        self._pipes = pipes
-        for pipe, model, rate in zip(pipes, models, cohort.rates, strict=True):
-            given = (model.cpu(), cohort.x.cpu(), cohort.y.cpu(), rate, str(cohort.device))
-            pipe.send(("model", _saved(given)))
-        for pipe in pipes:
-            pipe.recv()
-        self.started = time.perf_counter() - begin
+            raise SkippedError(f"more than {pool.largest} processes (--processes)")
+        self._workers = pool.take(count)
+        for index, worker in enumerate(self._workers):
+            worker.ask(_job(cohort, index))
+        for worker in self._workers:
+            worker.answer()
 
     def step(self) -> Tensor:
         return self.run(1)
 
     def run(self, steps: int) -> Tensor:
-        for pipe in self._pipes:
-            pipe.send(("steps", steps))
-        return torch.tensor([pipe.recv() for pipe in self._pipes])
+        for worker in self._workers:
+            worker.ask(steps)
+        return torch.tensor([worker.answer() for worker in self._workers])
 
     def tensors(self) -> Iterable[Tensor]:
         return ()
+
+
+def _job(cohort: Cohort, index: int) -> bytes:
+    """A model with its batch. What a candidate builds cannot be pickled; its source can."""
+    model: Any = cohort.makers[index]()
+    source = None
+    if cohort.candidates:
+        source, model = cohort.candidates[index].graph.to_source(), model.state_dict()
+    file = io.BytesIO()
+    rest = (cohort.x.cpu(), cohort.y.cpu(), cohort.rates[index], MOMENTUM, str(cohort.device))
+    torch.save((source, model, *rest), file)
+    return file.getvalue()

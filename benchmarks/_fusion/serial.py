@@ -62,7 +62,7 @@ class Compiled(Serial):
         limit: seconds that compiling may take.
 
     Raises:
-        Skipped: it took longer.
+        SkippedError: it took longer.
     """
 
     watchable: ClassVar[bool] = False

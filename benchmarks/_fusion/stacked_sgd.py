@@ -24,9 +24,7 @@ class StackedSGD:
         self._rate = rates[0]
         self._rates: list[Tensor] | None = None
         if any(rate != rates[0] for rate in rates):
-            self._rates = [
-                -p.new_tensor(rates).view(-1, *[1] * (p.ndim - 1)) for p in self._params
-            ]
+            self._rates = [-p.new_tensor(rates).view(-1, *[1] * (p.ndim - 1)) for p in self._params]
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
-from _fusion.contestant import Contestant, Skipped, time_limit
+from _fusion.contestant import Contestant, SkippedError, time_limit
 from _fusion.stacked_sgd import StackedSGD
 from _fusion.workloads import Cohort
 
@@ -20,12 +20,12 @@ class Vmapped(Contestant):
     """Gradients of all models by one call; what is frozen is not stacked.
 
     Raises:
-        Skipped: the models differ.
+        SkippedError: the models differ.
     """
 
     def __init__(self, cohort: Cohort) -> None:
         if cohort.equal is None:
-            raise Skipped("vmap needs equal models")
+            raise SkippedError("vmap needs equal models")
         models = cohort.build()
         self._x, self._y = cohort.x, cohort.y
         learn = [name for name, p in models[0].named_parameters() if p.requires_grad]
@@ -71,7 +71,7 @@ class VmapCompiled(Vmapped):
         limit: seconds that compiling may take.
 
     Raises:
-        Skipped: the models differ, or it took longer.
+        SkippedError: the models differ, or it took longer.
     """
 
     watchable: ClassVar[bool] = False

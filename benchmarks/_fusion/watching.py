@@ -107,7 +107,9 @@ def _calls(contestant: Contestant) -> int:
 
 
 def _cuda_peak(contestant: Contestant, device: torch.device) -> int:
-    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in contestant.tensors()}
+    held = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in contestant.tensors()
+    }
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

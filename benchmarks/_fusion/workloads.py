@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 
 import torch
@@ -20,12 +20,17 @@ RATE, MOMENTUM = 0.02, 0.9
 FEATURES = 16
 
 
+Maker = Callable[[], nn.Module]
+Space = Callable[[], rt.ModelSpace]
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Models to train together.
 
     Attributes:
         makers: one a model; each call makes it anew, with the same initial weights.
+        candidates: what the models are built from, by their numbers as seeds; none for modules.
         x: the batch.
         y: its labels.
         rates: each model's learning rate.
@@ -33,7 +38,8 @@ class Cohort:
         device: where to train.
     """
 
-    makers: Sequence[Callable[[], nn.Module]]
+    makers: Sequence[Maker]
+    candidates: Sequence[rt.Candidate]
     x: Tensor
     y: Tensor
     rates: Sequence[float]
@@ -41,15 +47,19 @@ class Cohort:
     device: torch.device
 
     def build(self, dtype: torch.dtype = torch.float32) -> list[nn.Module]:
+        """The models, each with its initial weights."""
         return [make().to(self.device, dtype) for make in self.makers]
 
     @property
     def seeds(self) -> list[int]:
+        """The models' numbers: of initial weights, and of dropout."""
         return list(range(len(self.makers)))
 
-    def random(self, models: Sequence[nn.Module]) -> bool:
+    @cached_property
+    def random(self) -> bool:
         """Whether any of the models draws random numbers."""
-        return any(isinstance(m, nn.Dropout) and m.p > 0 for net in models for m in net.modules())
+        layers = [m for make in self.makers for m in make().modules()]
+        return any(isinstance(m, nn.Dropout) and m.p > 0 for m in layers)
 
 
 @dataclass(frozen=True)
@@ -58,54 +68,48 @@ class Workload:
 
     Attributes:
         about: in a few words.
-        makers: K -> what makes each model.
         shape: of one sample.
+        spaces: that models are sampled from, of each in turn; or
+        maker: seed -> a module.
         equal: as in `Cohort`.
         several_rates: each model has a learning rate of its own.
     """
 
     about: str
-    makers: Callable[[int], list[Callable[[], nn.Module]]]
     shape: tuple[int, ...]
+    spaces: tuple[Space, ...] = ()
+    maker: Callable[[int], nn.Module] | None = None
     equal: str | None = None
     several_rates: bool = False
 
     def cohort(self, models: int, device: torch.device, batch: int = BATCH) -> Cohort:
+        """Its first ``models`` models, with a batch of random data."""
         made = torch.Generator().manual_seed(0)
         x = torch.randn(batch, *self.shape, generator=made).to(device)
         y = torch.randint(CLASSES, (batch,), generator=made).to(device)
         rates = [RATE * (1 + i / models if self.several_rates else 1) for i in range(models)]
-        return Cohort(self.makers(models), x, y, rates, self.equal, device)
+        candidates = samples(self.spaces, models) if self.spaces else []
+        if self.maker is not None:
+            makers: list[Maker] = [partial(self.maker, i) for i in range(models)]
+        else:
+            makers = [partial(candidate.build, i) for i, candidate in enumerate(candidates)]
+        return Cohort(makers, candidates, x, y, rates, self.equal, device)
 
 
-def _seeded(kind: Callable[[], nn.Module], models: int) -> list[Callable[[], nn.Module]]:
-    def make(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        return kind()
-
-    return [partial(make, i) for i in range(models)]
+def samples(families: Sequence[Space], models: int) -> list[rt.Candidate]:
+    """Different models of these spaces, of each in turn."""
+    made = [space() for space in families]
+    return [made[i % len(made)].sample(i) for i in range(models)]
 
 
-def _frozen(models: int) -> list[Callable[[], nn.Module]]:
-    return [partial(Frozen, i) for i in range(models)]
+def _cnn(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return SmallCNN()
 
 
-def _sampled(
-    space: Callable[[], rt.ModelSpace], models: int, skip: int = 0
-) -> list[Callable[[], nn.Module]]:
-    made = space()
-    return [partial(made.sample(skip + i).build, skip + i) for i in range(models)]
-
-
-def different(*families: Callable[[], rt.ModelSpace]) -> Callable[[int], list[Callable[[], nn.Module]]]:
-    """Samples of spaces, of each in turn."""
-
-    def makers(models: int) -> list[Callable[[], nn.Module]]:
-        count = -(-models // len(families))
-        rows = [_sampled(space, count) for space in families]
-        return [make for column in zip(*rows, strict=True) for make in column][:models]
-
-    return makers
+def _encoder(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return Encoder()
 
 
 def nas_bench_201(channels: int, size: int) -> rt.ModelSpace:
@@ -147,34 +151,34 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
         "nb201-8": Workload(
             "different NAS-Bench-201 models, 8 channels, 8x8",
-            different(partial(nas_bench_201, 8, 8)),
             (3, 8, 8),
+            (partial(nas_bench_201, 8, 8),),
         ),
         "nb201-16": Workload(
             "different NAS-Bench-201 models, 16 channels, 16x16",
-            different(partial(nas_bench_201, 16, 16)),
             (3, 16, 16),
+            (partial(nas_bench_201, 16, 16),),
         ),
-        "cnn": Workload("one CNN, 8x8", partial(_seeded, SmallCNN), (3, 8, 8), "cnn"),
+        "cnn": Workload("one CNN, 8x8", (3, 8, 8), maker=_cnn, equal="cnn"),
         "encoder": Workload(
-            "one transformer encoder", partial(_seeded, Encoder), (TOKENS, WIDTH), "encoder"
+            "one transformer encoder", (TOKENS, WIDTH), maker=_encoder, equal="encoder"
         ),
         "hpo": Workload(
-            "one CNN, a learning rate each", partial(_seeded, SmallCNN), (3, 8, 8), "cnn", True
+            "one CNN, 8x8, a learning rate each", (3, 8, 8), (), _cnn, "cnn", several_rates=True
         ),
-        "frozen": Workload("one frozen backbone, a head each", _frozen, (3, 16, 16), "frozen"),
+        "frozen": Workload(
+            "one frozen backbone, a head each", (3, 16, 16), maker=Frozen, equal="frozen"
+        ),
         "mixture": Workload(
             "NAS-Bench-201, DARTS and transformers, 8x8",
-            different(partial(nas_bench_201, 8, 8), darts, partial(autoformer, 8)),
             (3, 8, 8),
+            (partial(nas_bench_201, 8, 8), darts, partial(autoformer, 8)),
         ),
         "tabular": Workload(
-            "different MLPs and ResNets for tables",
-            different(tabular_mlp, tabular_resnet),
-            (FEATURES,),
+            "different MLPs and ResNets for tables", (FEATURES,), (tabular_mlp, tabular_resnet)
         ),
-        "transformers": Workload("different AutoFormer models", different(autoformer), (3, 16, 16)),
-        "mobilenet": Workload("different MobileNetV3 models", different(mobilenet_v3), (3, 16, 16)),
-        "darts": Workload("different DARTS models, 8x8", different(darts), (3, 8, 8)),
+        "transformers": Workload("different AutoFormer models, 16x16", (3, 16, 16), (autoformer,)),
+        "mobilenet": Workload("different MobileNetV3 models, 16x16", (3, 16, 16), (mobilenet_v3,)),
+        "darts": Workload("different DARTS models, 8x8", (3, 8, 8), (darts,)),
     }
 )

@@ -5,14 +5,16 @@ Nothing here has storage, touches the global random state, or sees the caller's 
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from retiarii.errors import ShapeError
 from retiarii.ir.ops import OpSpec, arrange_call, constructor_attrs, op_spec
@@ -32,6 +34,22 @@ from retiarii.ir.types import (
 # Stops torch-function modes: the parser's, and a default device.
 _ALONE: Final = torch._C.DisableTorchFunction
 Inferred = tuple[tuple[TensorType, ...], Any]
+
+
+class Strided(NamedTuple):
+    """A tensor's type, and how it lies in memory."""
+
+    type: TensorType
+    strides: tuple[int, ...]
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> Strided:
+        return Strided(TensorType.of(tensor), tensor.stride())
+
+    def meta(self) -> torch.Tensor:
+        """Such a tensor without storage."""
+        kind = self.type
+        return torch.empty_strided(kind.shape, self.strides, dtype=kind.dtype, device="meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,14 @@ class TypeCache:
         self.states: dict[tuple[str, Attrs], Mapping[str, StateSpec]] = {}
         self.notes: dict[Any, Any] = {}
 
+    def at(self, batch: int) -> TypeCache:
+        """The memory for another batch size; it lives as long as this one."""
+        if batch == self.batch:
+            return self
+        found = self.notes.setdefault(("types at", batch), TypeCache(batch))
+        assert isinstance(found, TypeCache)
+        return found
+
 
 def infer(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: TypeCache) -> Inferred:
     """The types of a node's tensors, and the structure they are returned in.
@@ -102,6 +128,33 @@ def infer(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: Typ
                 fix="sizes must be at least 1",
             )
     return found
+
+
+def infer_strides(
+    op: str,
+    attrs: Attrs,
+    inputs: Sequence[Strided],
+    state: Mapping[str, Strided],
+    cache: TypeCache,
+) -> tuple[Strided, ...]:
+    """How a node's tensors lie in memory, where its inputs lie as told; nothing is remembered.
+
+    Args:
+        op: the node's op; not a structural one.
+        attrs: its attributes, with every training flag in them set.
+        inputs: its inputs, in order.
+        state: parameters and buffers of a layer that do not lie as a new layer's do.
+        cache: of the batch size; holds the layers.
+
+    Raises:
+        ShapeError: the call fails on inputs of these types.
+    """
+    found: list[Strided] = []
+    with _ALONE(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensors = [kind.meta() for kind in inputs]
+        _call(op, attrs, tensors, cache, lambda t: found.append(Strided.of(t)), state)
+    return tuple(found)
 
 
 def _is_empty(types: tuple[TensorType, ...]) -> bool:
@@ -168,27 +221,50 @@ def _layer(spec: OpSpec, attrs: Attrs, cache: TypeCache) -> nn.Module:
 
 def _run(op: str, attrs: Attrs, input_types: tuple[TensorType, ...], cache: TypeCache) -> Inferred:
     spec = op_spec(op)
-    layer = _layer(spec, attrs, cache) if spec.kind == "module" else None
     if spec.flops is not None:
+        layer = _layer(spec, attrs, cache) if spec.kind == "module" else None
         _require_one_dtype(op, attrs, input_types, layer)
+    types: list[TensorType] = []
+    structure = _call(
+        op,
+        attrs,
+        [kind.meta() for kind in input_types],
+        cache,
+        lambda tensor: types.append(TensorType.of(tensor)),
+    )
+    return tuple(types), None if isinstance(structure, Result) else structure
+
+
+def _call(
+    op: str,
+    attrs: Attrs,
+    tensors: Sequence[torch.Tensor],
+    cache: TypeCache,
+    note: Callable[[torch.Tensor], None],
+    state: Mapping[str, Strided] | None = None,
+) -> Any:
+    """Runs the op, notes each tensor that it returns, and returns their structure."""
+    spec = op_spec(op)
+    layer = _layer(spec, attrs, cache) if spec.kind == "module" else None
     try:
-        tensors = [kind.meta() for kind in input_types]
         positional, named = arrange_call(spec, _at_batch(attrs, cache.batch), tensors)
         _keep_off_devices(spec, named, bool(tensors))
-        if layer is not None:
+        if layer is not None and state:
+            held = {name: kind.meta() for name, kind in state.items()}
+            returned = functional_call(layer.train(), held, tuple(positional), named)
+        elif layer is not None:
             returned = _call_layer(layer, positional, named)
         elif spec.method is not None:
             returned = getattr(positional[0], spec.method)(*positional[1:], **named)
         else:
             returned = spec.target(*positional, **named)
-        types: list[TensorType] = []
-        structure = _structure(returned, types)
+        return _structure(returned, itertools.count(), note)
     except Exception as error:
+        types = tuple(map(TensorType.of, tensors))
         raise ShapeError(
-            f"{_described(op, attrs)} does not take {_listed(input_types)}: {_first_line(error)}",
+            f"{_described(op, attrs)} does not take {_listed(types)}: {_first_line(error)}",
             fix="make the inputs fit, or insert a projection (a 1x1 convolution, a Linear)",
         ) from error
-    return tuple(types), None if isinstance(structure, Result) else structure
 
 
 def _require_one_dtype(
@@ -253,14 +329,14 @@ def _keep_off_devices(spec: OpSpec, named: dict[str, Any], has_tensors: bool) ->
         named["device"] = "meta"
 
 
-def _structure(value: Any, types: list[TensorType]) -> Any:
+def _structure(value: Any, numbers: Iterator[int], note: Callable[[torch.Tensor], None]) -> Any:
     if isinstance(value, torch.Tensor):
-        types.append(TensorType.of(value))
-        return Result(len(types) - 1)
+        note(value)
+        return Result(next(numbers))
     if isinstance(value, list | tuple):
-        return tuple(_structure(v, types) for v in value)
+        return tuple(_structure(v, numbers, note) for v in value)
     if isinstance(value, dict):
-        return FrozenDict((k, _structure(v, types)) for k, v in value.items())
+        return FrozenDict((k, _structure(v, numbers, note)) for k, v in value.items())
     return value
 
 

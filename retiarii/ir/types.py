@@ -173,11 +173,16 @@ def freeze(value: Any) -> Any:
     return value
 
 
+_PLAIN: Final = frozenset({int, bool, float, str, type(None)})
+
+
 def map_leaves(fn: Callable[[Any], Any], value: Any) -> Any:
     """``value`` with ``fn`` applied to each leaf.
 
     Tuples, frozen dicts, slices and `ByMode` are entered.
     """
+    if type(value) in _PLAIN:
+        return fn(value)  # most are; they need no look at the rest
     if isinstance(value, FrozenDict):
         return FrozenDict((k, map_leaves(fn, v)) for k, v in value)
     if isinstance(value, FrozenList):

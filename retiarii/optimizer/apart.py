@@ -54,6 +54,9 @@ def apart_call(item: Item, template: int) -> ApartCall:
     if call.op == "opaque":
         attrs = Attrs({k: v for k, v in attrs.items() if k != "reason"})
     operands = [_Text(f"${j}") for j in range(count)]
+    if count == 1 and spec.kind == "function" and is_random(call):
+        # It may draw in the order of memory, which fused calls did not keep.
+        operands = [_Text(f"kernels.ordered($0, {call.order})")]
     positional, keywords = arrange_call(spec, attrs, operands)
     write = expressions.value
     needs_template = spec.kind == "module" or call.op == "opaque"

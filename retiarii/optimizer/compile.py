@@ -1,4 +1,4 @@
-"""The passes in their order: lift, simplify, dedup, group, lay out, lower."""
+"""The passes in their order: lift, simplify, dedup, group, lay out, choose, lower."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
+import torch
+
+from retiarii.optimizer.choose import Choice, choose
 from retiarii.optimizer.dedup import dedup, storage_of
-from retiarii.optimizer.group import Wanted, group
+from retiarii.optimizer.group import group
 from retiarii.optimizer.layout import layout
 from retiarii.optimizer.lift import Model, lift
 from retiarii.optimizer.lower import Code, lower
@@ -18,6 +22,13 @@ from retiarii.optimizer.simplify import simplify
 from retiarii.optimizer.stats import Stats, calls_of, stats_of
 from retiarii.optimizer.storage import Home, Storage, store
 
+_GIVEN: Final[Mapping[str, Choice]] = MappingProxyType(
+    {
+        "on": Choice(True, "all that can be is fused, as asked"),
+        "off": Choice(False, "nothing is fused, as asked"),
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -25,11 +36,15 @@ class Options:
 
     Attributes:
         dedup: whether equal nodes are computed once.
-        wanted: which calls to fuse, of those that a rule can; ``None`` is all.
+        fuse: ``"auto"``: where it pays, ``"on"``: all that rules can, ``"off"``: nothing.
+        batch: the batch size to choose for; ``None``: the example's.
+        choice: what was chosen, once it was.
     """
 
     dedup: bool = True
-    wanted: Wanted | None = None
+    fuse: str = "auto"
+    batch: int | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,7 @@ class Compiled:
         sharing: which of the models' tensors are one.
         code: the program's text.
         calls: for each model, the calls that it alone makes.
+        choice: what is fused, and why.
         stats: what merging did.
     """
 
@@ -50,6 +66,7 @@ class Compiled:
     sharing: Mapping[Home, Home]
     code: Code
     calls: tuple[int, ...]
+    choice: Choice
     stats: Stats
 
 
@@ -75,22 +92,40 @@ def compile_plan(
         _show("simplify", forest)
         forest = dedup(forest, None if held is None else held[1])
         _show("dedup", forest)
-    plan = group(forest, options.wanted)
-    _show("group", plan)
-    plan = layout(plan)
-    _show("layout", plan)
+    choice = options.choice or _GIVEN.get(options.fuse)
+    plan = layout(group(forest)) if choice is None or choice.fuse else group(forest, _nothing)
+    _show("group and layout", plan)
+    if choice is None:
+        choice = choose(lifted, plan, models[0].graph.context.batch, options.batch, _device(models))
+        plan = plan if choice.fuse else group(forest, _nothing)
+    plan = choice.applied(plan)
+    _show("choose", choice)
     storage = store(plan) if held is None else held[0]
     sharing = storage_of(forest) if held is None else held[1]
-    return compiled(plan, storage, sharing, calls_of(lifted))
+    return compiled(plan, storage, sharing, calls_of(lifted), choice)
 
 
 def compiled(
-    plan: Plan, storage: Storage, sharing: Mapping[Home, Home], calls: tuple[int, ...]
+    plan: Plan,
+    storage: Storage,
+    sharing: Mapping[Home, Home],
+    calls: tuple[int, ...],
+    choice: Choice,
 ) -> Compiled:
     """The last pass, for a plan that is laid out."""
     code = lower(plan, storage)
     _show("lower", code.source)
-    return Compiled(plan, storage, sharing, code, calls, stats_of(calls, plan, code.copies))
+    stats = stats_of(calls, plan, code.copies, choice)
+    return Compiled(plan, storage, sharing, code, calls, choice, stats)
+
+
+def _nothing(*_: Any) -> bool:
+    return False
+
+
+def _device(models: Sequence[Model]) -> torch.device:
+    tensors = (t for model in models for t in model.tensors.values())
+    return next((t.device for t in tensors), torch.device("cpu"))
 
 
 def _show(name: str, value: Any) -> None:

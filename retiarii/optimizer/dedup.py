@@ -122,9 +122,18 @@ class _Dedup:
         if shared:
             self._owner[found] = SHARED
 
+    def _owners(self) -> dict[int, int]:
+        """Of the items that are left. What could be shared, but one model has, is that model's:
+        it may be fused with what others have in its place."""
+        having: dict[int, set[int]] = {}
+        for number, item in enumerate(self._items):
+            having.setdefault(self._rep[number], set()).add(item.owner)
+        return {n: min(who) if len(who) == 1 else self._owner[n] for n, who in having.items()}
+
     def compact(self) -> Forest:
         """The forest of what is left, numbered anew."""
         forest, rep = self._forest, self._rep
+        owners = self._owners()
         new: dict[int, int] = {}
         items: list[Item] = []
         for number, item in enumerate(self._items):
@@ -135,7 +144,7 @@ class _Dedup:
             after = tuple(sorted({new[rep[a]] for a in item.after if rep[a] != number}))
             items.append(
                 Item(
-                    self._owner[number],
+                    owners[number],
                     item.name,
                     item.call,
                     inputs,

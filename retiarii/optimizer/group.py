@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
-from retiarii.optimizer.forest import SHARED, Forest, Item
+from retiarii.optimizer.forest import SHARED, Forest, Item, Port
 from retiarii.optimizer.plan import Group, OutputStack, Plan
 from retiarii.optimizer.rules.base import Call, Form, Fusion
 from retiarii.optimizer.rules.registry import lower_group
-from retiarii.optimizer.scheduling.frontier import frontier
 from retiarii.optimizer.scheduling.problem import Problem, Scheduler
+from retiarii.optimizer.scheduling.restarts import restarts
 from retiarii.optimizer.simplify import gradient_ways
 
+# What one more call of a family costs on a CPU, against an elementwise one: convolutions and
+# products have to be set up each time. Other calls count as elementwise.
+_WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "attention": 6.0,
+        "batch_norm": 3.0,
+        "conv": 6.0,
+        "conv_transpose": 6.0,
+        "linear": 3.0,
+        "matmul": 3.0,
+        "norm": 3.0,
+        "pool": 2.0,
+        "recurrent": 20.0,
+    }
+)
 # Whether a group of this call, with these inputs shared, is to be fused.
 Wanted = Callable[[Call, tuple[bool, ...]], bool]
 
 
-def group(forest: Forest, wanted: Wanted | None = None, schedule: Scheduler = frontier) -> Plan:
+def group(forest: Forest, wanted: Wanted | None = None, schedule: Scheduler = restarts) -> Plan:
     """Groups the forest's items.
 
     Args:
@@ -39,7 +55,10 @@ def group(forest: Forest, wanted: Wanted | None = None, schedule: Scheduler = fr
         for i in nodes
     ]
     owners = [forest.items[i].owner for i in nodes]
-    batches = schedule(Problem(types, before, owners))
+    weights = [1.0] * len(kinds)
+    for i, kind in zip(nodes, types, strict=True):
+        weights[kind] = _WEIGHTS.get(forest.items[i].call.spec.fuse or "", 1.0)
+    batches = schedule(Problem(types, before, owners, weights))
     groups = [worker.group([nodes[n] for n in batch]) for batch in batches]
     return Plan(forest, tuple(groups), _outputs(forest))
 
@@ -52,8 +71,12 @@ class _Grouping:
         self._ways = gradient_ways(
             forest.items, [item.inputs for item in forest.items], forest.outputs
         )
-        for leaf, ways in forest.lost.items():
-            self._ways[leaf] |= ways
+        for number, ways in forest.lost.items():
+            self._ways[number] |= ways
+        self._learning: list[bool] = []  # whether there is something to learn at or before it
+        for item in forest.items:
+            own = item.leaf is not None and item.leaf.trainable
+            self._learning.append(own or any(self._learning[p.item] for p in item.inputs))
 
     def kind(self, number: int) -> Any:
         """What items of one group have in common."""
@@ -62,7 +85,10 @@ class _Grouping:
         if item.owner == SHARED or not self.fuses(item.call, shared):
             return number
         fixed = tuple(p if s else None for p, s in zip(item.inputs, shared, strict=True))
-        return item.call, item.no_grad, fixed, self._held(item)
+        # The backward pass of a group gives all its members gradients, zeros where need be. Alone,
+        # what leads to no loss has none, and optimizers leave it alone.
+        ways = self._ways[number] if self._learning[number] else 0
+        return item.call, item.no_grad, fixed, self._held(item), ways
 
     def group(self, members: list[int]) -> Group:
         item = self._items[members[0]]
@@ -81,10 +107,15 @@ class _Grouping:
     def _shared(self, item: Item) -> tuple[bool, ...]:
         return tuple(self._items[p.item].owner == SHARED for p in item.inputs)
 
-    def _held(self, item: Item) -> tuple[bool | None, ...]:
-        """For each input: whether a leaf is trained; ``None`` for what is computed."""
-        leaves = (self._items[p.item].leaf for p in item.inputs)
-        return tuple(None if leaf is None else leaf.trainable for leaf in leaves)
+    def _held(self, item: Item) -> tuple[int | None, ...]:
+        """For each input: which outputs give a leaf its gradient; ``None`` for what is computed."""
+        return tuple(map(self._learns, item.inputs))
+
+    def _learns(self, port: Port) -> int | None:
+        leaf = self._items[port.item].leaf
+        if leaf is None:
+            return None
+        return self._ways[port.item] if leaf.trainable else -1
 
 
 def has_rule(call: Call, shared: tuple[bool, ...], size: int) -> bool:

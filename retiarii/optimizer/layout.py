@@ -37,7 +37,12 @@ class _Layout:
         self._plan = plan
         items = plan.forest.items
         self._orders: list[list[int]] = [list(g.members) for g in plan.groups]
-        self._group_of = {m: g for g, group in enumerate(plan.groups) for m in group.members}
+        self._group_of = [-1] * len(items)
+        self._sources: list[tuple[int, ...]] = [()] * len(items)  # the items that each reads
+        for g, group in enumerate(plan.groups):
+            for m in group.members:
+                self._group_of[m] = g
+                self._sources[m] = tuple([p.item for p in items[m].inputs])
         self._place = [0] * len(items)
         # For each group: the inputs that are neither shared nor leaves.
         self._reads: list[list[int]] = [
@@ -135,22 +140,21 @@ class _Layout:
         return (*key, self._place[m])
 
     def _read_places(self, reader: int, j: int) -> dict[int, int]:
-        items = self._plan.forest.items
         places: dict[int, int] = {}
         for place, m in enumerate(self._orders[reader]):
-            places.setdefault(items[m].inputs[j].item, place)
+            places.setdefault(self._sources[m][j], place)
         return places
 
     # --- costs --------------------------------------------------------------------------------
 
     def _cost(self, order: Sequence[int], j: int) -> float:
         """Copies that input ``j`` takes: 0 for a whole value, else its runs, and a little."""
-        items, place = self._plan.forest.items, self._place
+        sources, groups, place = self._sources, self._group_of, self._place
         runs, last_group, last_place = 0, -1, -2
         start = 0
         for m in order:
-            item = items[m].inputs[j].item
-            group, at = self._group_of[item], place[item]
+            item = sources[m][j]
+            group, at = groups[item], place[item]
             if group != last_group or at != last_place + 1:
                 runs += 1
                 start = at

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from retiarii.errors import MergeError
-from retiarii.optimizer.beginning import Begun
+from retiarii.optimizer import kernels
+from retiarii.optimizer.beginning import Begun, Laid
 from retiarii.optimizer.forest import SHARED, Forest, Item, Outputs, Port
 from retiarii.optimizer.group import has_rule
 from retiarii.optimizer.lift import written
@@ -93,10 +94,22 @@ def leave(held: Begun, stay: Sequence[int]) -> tuple[Begun, Moved]:
         [selected(held.values[origin.stack], origin) for origin in origins],
         held.mode,
         held.training,
-        {m: (without(p, stay), tuple([c[i] for i in stay])) for m, (p, c) in held.laid.items()},
+        {mode: _narrowed(laid, stay) for mode, laid in held.laid.items()},
         {(new[i], k): copy.deepcopy(m) for (i, k), m in held.opaque.items() if i in new},
     )
     return begun, Moved(tuple(stay), origins)
+
+
+def _narrowed(laid: Laid, stay: Sequence[int]) -> Laid:
+    known = laid.stay
+    return replace(laid, stay=tuple(stay if known is None else [known[i] for i in stay]))
+
+
+def present(laid: Laid) -> tuple[Plan, tuple[int, ...]]:
+    """The plan of the models that are left, and the calls that each of them alone makes."""
+    if laid.stay is None:
+        return laid.plan, laid.calls
+    return without(laid.plan, laid.stay), tuple([laid.calls[i] for i in laid.stay])
 
 
 def selected(tensor: Tensor, origin: Origin) -> Tensor:
@@ -104,7 +117,9 @@ def selected(tensor: Tensor, origin: Origin) -> Tensor:
     tensor = tensor.detach()
     if origin.plain or len(origin.members) == len(tensor):
         return tensor.clone()
-    return tensor.index_select(0, torch.tensor(origin.members, device=tensor.device))
+    return kernels.filters(
+        tensor.index_select(0, torch.tensor(origin.members, device=tensor.device))
+    )
 
 
 def _storage(storage: Storage, stay: Sequence[int]) -> tuple[Storage, tuple[Origin, ...]]:

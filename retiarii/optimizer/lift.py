@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -27,6 +27,7 @@ from retiarii.ir.types import (
     map_leaves,
 )
 from retiarii.optimizer.forest import SHARED, Forest, Item, Leaf, Outputs, Port
+from retiarii.optimizer.orders import Order, Orders
 from retiarii.optimizer.rules.base import Call
 
 _LEAVES: Final = frozenset({"parameter", "buffer", "constant"})
@@ -86,6 +87,7 @@ class _Lifter:
         self._states: dict[Any, tuple[str, ...]] = {}
         self._digests: dict[tuple[int, int], bytes] = {}
         self._kept: list[Tensor] = []
+        self._orders = Orders(self._resolved)
         self._inputs = [
             self._leaf(SHARED, n.record, "input", str(i), n.type)
             for i, n in enumerate(first.inputs)
@@ -104,7 +106,9 @@ class _Lifter:
         held: dict[int, int] = {}  # id of a tensor -> its leaf: ties are one leaf
         last_random: int | None = None
         writers: dict[int, int] = {}
-        for record in _live(graph, flag):
+        live = _live(graph, flag)
+        orders = self._orders.of(graph, model.tensors, live, flag, modes)
+        for record in live:
             if record.op in _LEAVES:
                 values[record.name] = (Port(self._held(number, model, record, held)),)
                 continue
@@ -119,7 +123,8 @@ class _Lifter:
                 values[record.name] = (reads[0 if flag or len(reads) == 1 else 1],)
                 continue
             training = modes.get(record.path or "", flag)
-            item, passed = self._item(number, model, record, reads, training, held)
+            order = orders.get(record.name)
+            item, passed = self._item(number, model, record, reads, training, held, order)
             if passed is not None:
                 values[record.name] = (passed,)
                 continue
@@ -132,14 +137,14 @@ class _Lifter:
                 after += [writers[leaf]] if leaf in writers else []
                 writers[leaf] = len(self.items)
             if after:
-                item = _after(item, tuple(after))
+                item = replace(item, after=tuple(after))
             values[record.name] = tuple(Port(len(self.items), i) for i in range(len(record.types)))
             self.items.append(item)
         # What no node reads is state all the same; an opaque module keeps its own buffers.
         opaque = tuple(f"{n.path}." if n.path else "" for n in graph.opaque)
         for key, tensor in model.tensors.items():
             if isinstance(tensor, nn.Parameter) or not (opaque and key.startswith(opaque)):
-                self._state(number, key, tensor, held)
+                self._state(number, model, key, held)
         structure = Result(0) if graph.output_structure is None else graph.output_structure
         self.outputs.append(_outputs(structure, graph.output_refs(), values, flag))
 
@@ -151,6 +156,7 @@ class _Lifter:
         reads: list[Port],
         training: bool,
         held: dict[int, int],
+        order: Order | None,
     ) -> tuple[Item | None, Port | None]:
         """The node's item; or the port that it passes on unchanged."""
         op, attrs = record.op, self._resolved(record.attrs, training)
@@ -169,10 +175,10 @@ class _Lifter:
         inputs = [*reads]
         for name in state:
             key = f"{record.path}.{name}" if record.path else name
-            inputs.append(Port(self._state(number, key, model.tensors[key], held)))
+            inputs.append(Port(self._state(number, model, key, held)))
         types = tuple(self.items[p.item].call.results[p.result] for p in inputs)
         training = training or op_spec(op).kind == "function"  # its attributes say the mode
-        call = self._call(op, attrs, types, record.types, record.result, state, training)
+        call = self._call(op, attrs, types, record.types, record.result, state, training, order)
         template = record.path if op == "opaque" else None
         item = Item(
             number,
@@ -211,11 +217,13 @@ class _Lifter:
         result: Any,
         state: tuple[str, ...],
         training: bool,
+        order: Order | None = None,
     ) -> Call:
-        key = (op, attrs, inputs, results, repr(result), state, training)
+        key = (op, attrs, inputs, results, repr(result), state, training, order)
         found = self._calls.get(key)
         if found is None:
-            found = self._calls[key] = Call(op, attrs, inputs, results, result, state, training)
+            found = Call(op, attrs, inputs, results, result, state, training, order)
+            self._calls[key] = found
         return found
 
     def _resolved(self, attrs: Attrs, training: bool) -> Attrs:
@@ -238,15 +246,18 @@ class _Lifter:
                 self.homes[number, f"constant:{key}"] = known
             return known
         assert record.path is not None
-        return self._state(number, record.path, model.tensors[record.path], held)
+        return self._state(number, model, record.path, held)
 
-    def _state(self, number: int, key: str, tensor: Tensor, held: dict[int, int]) -> int:
+    def _state(self, number: int, model: Model, key: str, held: dict[int, int]) -> int:
         """The leaf of one parameter or buffer of a model."""
+        tensor = model.tensors[key]
         found = held.get(id(tensor))
         if found is None:
             trains = isinstance(tensor, nn.Parameter) and tensor.requires_grad
             kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
             digest = None if trains else self._digest(tensor)
+            if digest is not None and kind == "buffer":
+                digest += _modes(model.graph, key)
             leaf = Leaf(kind, key, trains, digest)
             found = self._put(number, key, leaf, TensorType.of(tensor))
             held[id(tensor)] = found
@@ -268,6 +279,15 @@ class _Lifter:
             self._kept.append(tensor)  # so that the id stays its own
             self._digests[key] = digest_of(tensor)
         return self._digests[key]
+
+
+def _modes(graph: Graph, key: str) -> bytes:
+    """In which modes a buffer's layer and its model are: others may write what it keeps."""
+    context = graph.context
+    own = context.modes.get(key.rpartition(".")[0], context.training)
+    if not context.modes:
+        return bytes((own,))
+    return repr((own, context.training, sorted(context.modes.items()))).encode()
 
 
 def digest_of(tensor: Tensor) -> bytes:
@@ -323,20 +343,6 @@ def _resolve(value: Any, training: bool) -> Any:
     if isinstance(value, Training):
         return training is not value.inverted
     return value
-
-
-def _after(item: Item, after: tuple[int, ...]) -> Item:
-    return Item(
-        item.owner,
-        item.name,
-        item.call,
-        item.inputs,
-        item.leaf,
-        item.no_grad,
-        after,
-        item.template,
-        item.where,
-    )
 
 
 def _live(graph: Graph, training: bool) -> list[NodeRecord]:

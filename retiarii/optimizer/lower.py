@@ -139,6 +139,10 @@ class _Writer:
                 yield lines[0]
                 after.append(lines[1])
         yield f"# {self._comment(group)}"
+        for j, text in enumerate(texts):
+            if not text.isidentifier() and lowering.text.count(f"${j}") > 1:
+                texts[j] = self._names.new(f"joined{g}_{j}")
+                yield f"{texts[j]} = {text}"
         names = [
             self._names.new(f"{item.call.op}{g}" + (f"_{r}" if r else ""), "value")
             for r in range(len(item.call.results))
@@ -304,21 +308,24 @@ class _Writer:
                 texts.append(self._variables[found[0].source].name)
             else:
                 texts.append(self._joined(found, Form.MEMBERS, len(out.ports)))
-        for stack in self._untouched():
-            texts[0] = f"kernels.touch({texts[0]}, self.{stack})"
+        for stack, ways in self._untouched():
+            for i, out in enumerate(self._plan.outputs):
+                if ways >> out.position & 1 and out.type.dtype.is_floating_point:
+                    texts[i] = f"kernels.touch({texts[i]}, self.{stack})"
+                    break
         yield f"return ({', '.join(texts)}{',' * (len(texts) == 1)})"
 
-    def _untouched(self) -> Iterator[str]:
-        """Stacks that get a gradient of zeros, and that nothing in the program leads to."""
+    def _untouched(self) -> Iterator[tuple[str, int]]:
+        """Stacks that get a gradient of zeros from some outputs, and that no code leads to."""
         forest = self._plan.forest
         places = self._storage.of(forest)
-        members: dict[int, list[bool]] = {}
+        members: dict[int, list[int]] = {}
         for leaf, (stack, _) in places.items():
             if self._storage.stacks[stack].trainable:
-                members.setdefault(stack, []).append(leaf in forest.lost)
+                members.setdefault(stack, []).append(forest.lost.get(leaf, 0))
         for stack, lost in members.items():
             if all(lost):
-                yield self._storage.stacks[stack].name
+                yield self._storage.stacks[stack].name, lost[0]
 
     def _is_shared(self, port: Port) -> bool:
         return self._items[port.item].owner == SHARED

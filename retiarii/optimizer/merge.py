@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from retiarii.errors import MergeError
+from retiarii.errors import MergeError, ParseError
 from retiarii.ir.graph import Graph
 from retiarii.ir.parse import parse
+from retiarii.optimizer.collecting import without_collection
 from retiarii.optimizer.compile import Options
 from retiarii.optimizer.lift import Model
 from retiarii.optimizer.merged import MergedModel
@@ -25,6 +26,7 @@ def merge(
     *,
     dedup: bool = True,
     fuse: str | bool = "auto",
+    batch: int | None = None,
     seeds: Sequence[int] | None = None,
 ) -> MergedModel:
     """Merges models into one that computes, and trains, them all; results do not change.
@@ -35,7 +37,11 @@ def merge(
         example_inputs: as for `rt.parse`; needed where a model is a module.
         dedup: compute what several models have in common once.
         fuse: ``"auto"`` fuses where it pays on this device, ``"on"`` wherever it can, ``"off"``
-            never.
+            never. What pays is measured on the device that the models are on, for at most ten
+            seconds a merge (``RETIARII_MEASURE=seconds``; 0 measures nothing, and fuses all), and
+            remembered. ``merged.stats.choice`` says what came of it, and why.
+        batch: the batch size that the models will get, which decides what pays; the example's
+            where it is ``None``.
         seeds: one for each model: initial weights of candidates, and dropout.
 
     Returns:
@@ -46,6 +52,12 @@ def merge(
             train one parameter together; the message says which.
         ParseError: a module does not run on the example inputs.
     """
+    if isinstance(models, nn.Module | Graph | Candidate):
+        raise MergeError(
+            f"models is one {type(models).__name__}, not a list of models",
+            where="merge(models=...)",
+            fix="give a list: [model]",
+        )
     given = list(models)
     if not given:
         raise MergeError("there is nothing to merge: 0 models", fix="give at least one model")
@@ -57,20 +69,19 @@ def merge(
             where="merge(seeds=...)",
             fix="give one for each model",
         )
-    made = [
-        _model(i, m, example_inputs, 0 if seeds is None else seeds[i]) for i, m in enumerate(given)
-    ]
     originals = [m if isinstance(m, nn.Module) else None for m in given]
-    check_mergeable(made)
-    wanted = None if fuse in ("auto", "on", True) else _never
-    merged = MergedModel(made, originals, Options(dedup=dedup, wanted=wanted))
+    how = ("on" if fuse else "off") if isinstance(fuse, bool) else fuse
+    chosen = [0] * len(given) if seeds is None else seeds
+    with without_collection():
+        made = [
+            _model(i, model, example_inputs, seed)
+            for i, (model, seed) in enumerate(zip(given, chosen, strict=True))
+        ]
+        check_mergeable(made)
+        merged = MergedModel(made, originals, Options(dedup=dedup, fuse=how, batch=batch))
     if seeds is not None:
         merged.seed(seeds)
     return merged
-
-
-def _never(*_: Any) -> bool:
-    return False
 
 
 def _model(number: int, given: Any, example_inputs: Any, seed: int) -> Model:
@@ -81,7 +92,11 @@ def _model(number: int, given: Any, example_inputs: Any, seed: int) -> Model:
                 where="merge(example_inputs=...)",
                 fix="give what forward takes: a tensor, a tuple, or a dict of keyword arguments",
             )
-        return Model.of(parse(given, example_inputs), given)
+        try:
+            return Model.of(parse(given, example_inputs), given)
+        except ParseError as error:
+            where = f"model {number}" + (f", {error.where}" if error.where else "")
+            raise ParseError(error.cause, where=where, fix=error.fix) from error
     if isinstance(given, Graph):
         return Model.of(given, given.to_module())
     if isinstance(given, Candidate):
@@ -109,6 +124,7 @@ def check_mergeable(models: Sequence[Model]) -> None:
                 f"{', '.join(map(str, ours))} and {', '.join(map(str, theirs))}",
                 fix="merge models that take the same batch",
             )
+        _check_hooks(number, model)
     owners: dict[int, tuple[int, str]] = {}
     devices: dict[torch.device, int] = {}
     for number, model in enumerate(models):
@@ -131,6 +147,16 @@ def check_mergeable(models: Sequence[Model]) -> None:
                     fix="merged models train apart: pass copy.deepcopy(model), or freeze what "
                     "they share with requires_grad_(False)",
                 )
+
+
+def _check_hooks(number: int, model: Model) -> None:
+    """Hooks on parameters would see the gradients of all models at once."""
+    for key, tensor in model.tensors.items():
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            raise MergeError(
+                f"parameter {key!r} of model {number} has a hook on its gradient",
+                fix="remove the hook; change gradients in the training loop, after backward()",
+            )
 
 
 def _holds(graph: Graph) -> Any:

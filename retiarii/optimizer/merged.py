@@ -6,7 +6,7 @@ import copy
 import linecache
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -21,11 +21,15 @@ from retiarii.ir.tracing.structure import rebuild
 from retiarii.ir.types import Result
 from retiarii.optimizer import kernels
 from retiarii.optimizer.arguments import inputs_of, signature_of
-from retiarii.optimizer.beginning import Begun, begin
+from retiarii.optimizer.beginning import Begun, Laid, begin
+from retiarii.optimizer.choose import Choice
 from retiarii.optimizer.compile import Compiled, Options, compile_plan, compiled
+from retiarii.optimizer.fixed import fixed_of
 from retiarii.optimizer.forest import Item
-from retiarii.optimizer.leaving import Moved, leave, selected, staying
+from retiarii.optimizer.leaving import Moved, leave, present, selected, staying
 from retiarii.optimizer.lift import Model
+from retiarii.optimizer.member_state import check_state, take_over
+from retiarii.optimizer.opaque import apply_to_buffers, buffer_of, load, saved
 from retiarii.optimizer.plan import OutputStack, Plan
 from retiarii.optimizer.stats import Stats
 
@@ -104,8 +108,11 @@ class MergedModel(nn.Module):
         self._signature = signature_of(context.forward)
         self._mode = begun.mode
         self.training = begun.training
+        self._fixed = fixed_of(models)
         if begun.first is not None:
-            self._programs[True] = self._program(begun.first)
+            first = self._fixed.training is not False
+            self._options = replace(options, choice=begun.first.choice)
+            self._programs[first] = self._program(begun.first)
         self.seed([torch.initial_seed() % 2**63 + i for i in range(len(models))])
 
     @property
@@ -126,7 +133,7 @@ class MergedModel(nn.Module):
         for out, tensor in stacks:
             shared = len(out.ports) > 1 and out.ports[0] == out.ports[1]
             plain = shared or self._is_plain(out)
-            members = [tensor] * len(out.models) if plain else tensor.unbind(0)
+            members = self._copies(out, tensor) if plain else tensor.unbind(0)
             for model, member in zip(out.models, members, strict=True):
                 found[model][out.position] = member
         outputs = self.program.plan.forest.outputs
@@ -142,24 +149,48 @@ class MergedModel(nn.Module):
         """
         inputs = inputs_of(self._spec, self._signature, args, kwargs)
         program = self.program
+        if self._fixed.batch is not None:
+            self._fixed.check_batch(inputs[program.plan.forest.batch_input].shape[0])
         return list(zip(program.plan.outputs, program.run(self, inputs), strict=True))
+
+    def inputs_of(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        """The tensors in the arguments of a call, in the order of the models' inputs."""
+        return inputs_of(self._spec, self._signature, args, kwargs)
 
     def _is_plain(self, out: OutputStack) -> bool:
         return self.program.plan.forest.items[out.ports[0].item].owner < 0
+
+    def _copies(self, out: OutputStack, tensor: Tensor) -> list[Tensor]:
+        """An output that models share, for each of them: what one writes there harms no other."""
+        if self.program.plan.forest.items[out.ports[0].item].leaf is not None:
+            return [tensor] * len(out.models)  # the models alone return what they were given, too
+        return [tensor, *(tensor.clone() for _ in out.models[1:])]
 
     @property
     def program(self) -> Program:
         """The program of the present mode."""
         found = self._programs.get(self._mode)
         if found is None:
+            self._fixed.check_mode(self._mode)
             held = self.storage, self._sharing
             laid = self._laid.pop(self._mode, None)
             if laid is not None:
-                made = compiled(laid[0], *held, laid[1])
+                plan, calls = present(laid)
+                made = compiled(plan, *held, calls, self._choice)
             else:
                 made = compile_plan(self._models, self._mode, self._options, held)
             found = self._programs[self._mode] = self._program(made)
         return found
+
+    def part(self, plan: Plan) -> Program:
+        """The code of another plan over our tensors, such as a part of the present program's."""
+        held = self.storage, self._sharing, self.program.calls, self._choice
+        return self._program(compiled(plan, *held))
+
+    @property
+    def _choice(self) -> Choice:
+        assert self._options.choice is not None
+        return self._options.choice
 
     @property
     def source(self) -> str:
@@ -208,11 +239,49 @@ class MergedModel(nn.Module):
             module.train(mode)
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> MergedModel:
+        """A merged model that trains on its own; what never changes is shared."""
+        made = MergedModel.__new__(MergedModel)
+        memo[id(self)] = made
+        changing = ("_parameters", "_buffers", "_opaque")
+        made.__dict__.update(
+            {k: copy.deepcopy(v, memo) if k in changing else v for k, v in vars(self).items()}
+        )
+        made._programs = {
+            mode: replace(p, templates=copy.deepcopy(p.templates, memo))
+            for mode, p in self._programs.items()
+        }
+        made._laid = dict(self._laid)
+        if self._streams is not None:
+            made._streams = tuple(stream.copy() for stream in self._streams)
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise MergeError(
+            "a merged model cannot be pickled: it holds compiled code",
+            fix="save merged.state_dict(), the models of merged.unmerge(), or state_dict_of(i)",
+        )
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MergedModel:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for module in self._opaque.values():
-            _apply_to_buffers(module, fn)
+        apply_to_buffers(self._opaque, fn)
         return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update(saved(self._opaque, prefix))
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
+        missing, unexpected, _ = lists
+        ours, lacking = load(self._opaque, prefix, state_dict)
+        unexpected[:] = [key for key in unexpected if key not in ours]
+        missing += sorted(lacking) if strict else []
+
+    def extra_repr(self) -> str:
+        return str(self.stats)
 
     # --- one model's state --------------------------------------------------------------------
 
@@ -246,30 +315,25 @@ class MergedModel(nn.Module):
         """
         if (model, key) in self.storage.places:
             return self.tensor_of(model, key)
-        return self._opaque_buffer(model, key, initial).detach()
+        held = buffer_of(self._opaque, model, key)
+        return (initial if held is None else held).detach()
 
     def load_state_dict_of(self, model: int, state: Mapping[str, Tensor]) -> None:
         """Gives one model the values of a ``state_dict``; the others stay as they are.
 
         Raises:
-            MergeError: keys or shapes that are not the model's.
+            MergeError: keys or shapes that are not the model's, or another value for what other
+                models share.
         """
         self._check(model)
         own = self._models[model].module.state_dict()
-        wrong = sorted(set(own) ^ set(state)) or [
-            k for k, v in state.items() if v.shape != own[k].shape
-        ]
-        if wrong:
-            raise MergeError(
-                f"the state does not fit model {model}: {', '.join(wrong[:5])}",
-                fix="give what state_dict_of(model) returns, or the model's own state_dict",
-            )
+        check_state(self.storage, model, own, state, partial(self.tensor_of, model))
         with torch.no_grad():
             for key, value in state.items():
                 if (model, key) in self.storage.places:
                     self.tensor_of(model, key).copy_(value)
                 else:
-                    self._opaque_buffer(model, key, own[key]).copy_(value)
+                    self.value_of(model, key, own[key]).copy_(value)
 
     def without(self, models: Collection[int]) -> MergedModel:
         """The other models, as `remaining` makes them."""
@@ -289,7 +353,7 @@ class MergedModel(nn.Module):
         """
         stay = staying(len(self._models), leaving)
         old = [getattr(self, stack.name) for stack in self.storage.stacks]
-        plans = {m: (p.plan, p.calls) for m, p in self._programs.items()} | self._laid
+        plans = {m: Laid(p.plan, p.calls) for m, p in self._programs.items()} | self._laid
         held = Begun(
             self.storage, self._sharing, old, self._mode, self.training, plans, self._opaque
         )
@@ -318,29 +382,10 @@ class MergedModel(nn.Module):
         self._check(model)
         given, original = self._models[model], self._originals[model]
         made = copy.deepcopy(original) if original is not None else given.graph.to_module()
-        device = next((t.device for t in self.parameters()), torch.device("cpu"))
-        made = made.to(device)
-        named: dict[str, Tensor] = dict(made.named_parameters(remove_duplicate=False))
-        named.update(made.named_buffers(remove_duplicate=False))
-        with torch.no_grad():
-            for key, tensor in named.items():
-                if (model, key) in self.storage.places:
-                    tensor.copy_(self.tensor_of(model, key))
-                elif key in given.tensors:
-                    tensor.copy_(self._opaque_buffer(model, key, given.tensors[key]))
+        take_over(made, partial(self.value_of, model))
         if self._mode is not None:
             made.train(self._mode)
         return made
-
-    def _opaque_buffer(self, model: int, key: str, initial: Tensor) -> Tensor:
-        """A buffer of a submodule that is called as it is."""
-        for (owner, path), module in self._opaque.items():
-            prefix = f"{path}." if path else ""
-            if owner == model and key.startswith(prefix):
-                buffers = dict(module.named_buffers(remove_duplicate=False))
-                if key.removeprefix(prefix) in buffers:
-                    return buffers[key.removeprefix(prefix)]
-        return initial
 
     def _check(self, model: int) -> None:
         if not 0 <= model < len(self._models):
@@ -386,10 +431,3 @@ class MergedModel(nn.Module):
 
 def _placed(own: Mapping[int, Tensor], leaf: Any) -> Any:
     return own[leaf.index] if isinstance(leaf, Result) else leaf
-
-
-def _apply_to_buffers(module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
-    for part in module.modules():
-        for name, buffer in part._buffers.items():
-            if buffer is not None and not buffer.is_meta:
-                part._buffers[name] = fn(buffer)

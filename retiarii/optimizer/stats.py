@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from retiarii.optimizer.choose import Choice
 from retiarii.optimizer.forest import Forest
 from retiarii.optimizer.plan import Plan
 
@@ -23,6 +24,7 @@ class Stats:
         fused: calls of the models that such groups compute.
         apart: calls that no rule fuses.
         copies: pieces that are copied to bring the members of groups together.
+        choice: what is fused, and why.
     """
 
     models: int
@@ -33,12 +35,13 @@ class Stats:
     fused: int
     apart: int
     copies: int
+    choice: Choice
 
     def __str__(self) -> str:
         return (
             f"{self.models} models: {self.nodes_before} calls become {self.nodes_after} "
             f"({self.shared} shared, {self.fused} fused into {self.groups}, {self.apart} apart), "
-            f"{self.copies} copies"
+            f"{self.copies} copies; {self.choice.reason}"
         )
 
 
@@ -48,13 +51,14 @@ def calls_of(lifted: Forest) -> tuple[int, ...]:
     return tuple(counts[model] for model in range(lifted.models))
 
 
-def stats_of(calls: Sequence[int], plan: Plan, copies: int) -> Stats:
+def stats_of(calls: Sequence[int], plan: Plan, copies: int, choice: Choice) -> Stats:
     """The numbers of one merge.
 
     Args:
         calls: for each model, the calls that it alone makes.
         plan: what runs.
         copies: pieces that are copied.
+        choice: what is fused.
     """
     before = sum(calls)
     kept = sum(item.leaf is None for item in plan.forest.items)
@@ -68,4 +72,5 @@ def stats_of(calls: Sequence[int], plan: Plan, copies: int) -> Stats:
         fused=sum(len(g.members) for g in several),
         apart=sum(not g.fused for g in plan.groups),
         copies=copies,
+        choice=choice,
     )

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from retiarii.ir.ops import bind_call, function_op, module_attrs, module_op, op_spec
 from retiarii.ir.types import Attrs, TensorType
-from retiarii.optimizer import kernels
+from retiarii.optimizer.evaluate import flat, member, runner, stacked
 from retiarii.optimizer.rules.base import Call, Form, Fusion, Lowering
 from retiarii.optimizer.rules.registry import lower_group
-
-
-def flat(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if value is None:
-        return []
-    if isinstance(value, (tuple, list)):
-        return [t for v in value for t in flat(v)]
-    raise TypeError(type(value))
-
-
-def stacked(tensors: Sequence[Tensor], form: Form) -> Tensor:
-    """Members' tensors as one tensor of the form."""
-    if form is Form.MEMBERS:
-        return torch.stack(list(tensors))
-    assert form is Form.CHANNELS
-    return torch.cat(list(tensors), dim=1)
-
-
-def member(tensor: Tensor, form: Form, index: int, size: int) -> Tensor:
-    if form is Form.MEMBERS:
-        return tensor[index]
-    if form is Form.PLAIN:
-        return tensor
-    width = tensor.shape[1] // size
-    return tensor[:, index * width : (index + 1) * width]
 
 
 def fused(
@@ -60,24 +31,21 @@ def fused(
     )
     lowering = lower_group(Fusion(call, size, tuple(shared), forms))
     assert lowering is not None, f"no rule fuses {call.op}"
-    values: dict[str, Any] = {}
+    values: list[Tensor] = []
     for i, asked in enumerate(lowering.inputs):
         column = [m[i] for m in members]
         if asked is Form.PLAIN:
             assert shared[i], f"input {i} is not shared"
-            values[f"v{i}"] = column[0]
+            values.append(column[0])
         else:
-            values[f"v{i}"] = stacked(column, asked)
-    code = re.sub(r"\$(\d+)", r"v\1", lowering.text).replace("$streams", "streams")
+            values.append(stacked(column, asked))
     batch = members[0][0].shape[0] if members[0] and members[0][0].ndim else 1
-    scope = {"torch": torch, "F": F, "kernels": kernels, "batch": batch, "streams": streams}
-    scope["device"] = torch.device("cpu")
-    out = flat(eval(code, scope, values))
+    run = runner(lowering.text, len(values), batch, torch.device("cpu"), streams)
+    out = flat(run(*values))
     assert len(out) == len(call.results), (len(out), call.results)
     # Buffers that the call has written are read back by the caller, from the stacks.
     written = [
-        [member(values[f"v{i}"], f, g, size) for i, f in enumerate(lowering.inputs)]
-        for g in range(size)
+        [member(values[i], f, g, size) for i, f in enumerate(lowering.inputs)] for g in range(size)
     ]
     results = [
         [member(t, f, g, size) for t, f in zip(out, lowering.results, strict=True)]

@@ -180,7 +180,7 @@ def check_merged(
     """
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in models]
     example = batches[0] if example is None else example
-    merged = merge(list(models), example, dedup=dedup)
+    merged = merge(list(models), example, dedup=dedup, fuse="on")
     courses = train_merged(merged, batches, loss, optimizer)
     for i, (model, got) in enumerate(zip(models, courses, strict=True)):
         expected = train_alone(model, batches, loss, optimizer, i)

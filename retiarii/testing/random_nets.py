@@ -135,7 +135,7 @@ class RandomNet(nn.Module):
             "maxpool": lambda: F.max_pool2d(a, 3, 1, 1),
             "avgpool": lambda: F.avg_pool2d(a, 3, 1, 1, count_include_pad=False),
             "zero": lambda: a * 0.0,
-            "scale": lambda: a * self.scales[0] + self.shift[: a.shape[1]].mean(),
+            "scale": lambda: a * self.scales[0] + self.get_buffer("shift").mean(),
             "dead": lambda: a,
             "detach": lambda: a.detach() + a,
             "no_grad": lambda: _quietly(a) + b,
@@ -188,53 +188,52 @@ def _conv(c: int, s: int, option: int) -> tuple[Callable[[], nn.Module], Shape]:
     return lambda: nn.Conv2d(c, WIDTH, kernel, padding=kernel // 2, bias=bias), (WIDTH, s)
 
 
-def _strided(c: int, s: int, option: int) -> tuple[Callable[[], nn.Module], Shape]:
+def _strided(c: int, s: int, _option: int) -> tuple[Callable[[], nn.Module], Shape]:
     if s < 3:
         return nn.Identity, (c, s)
     return lambda: nn.Conv2d(c, WIDTH, 3, 2, 1), (WIDTH, (s + 1) // 2)
 
 
-def _plain(c: int, s: int, option: int) -> tuple[None, Shape]:
+def _plain(c: int, s: int, _option: int) -> tuple[None, Shape]:
     return None, (c, s)
 
 
-def _layer(make: Callable[[int, int, int], nn.Module]) -> Maker:
-    return lambda c, s, option: (lambda: make(c, s, option), (c, s))
+def _cat(c: int, s: int, _option: int) -> tuple[None, Shape]:
+    return None, (2 * c if c <= MOST else c, s)
+
+
+def _layer(make: Callable[[int], nn.Module]) -> Maker:
+    return lambda c, s, _: (lambda: make(c), (c, s))
+
+
+def _with_option(make: Callable[[int, int], nn.Module]) -> Maker:
+    return lambda c, s, option: (lambda: make(c, option), (c, s))
+
+
+def _of_size(make: Callable[[int, int], nn.Module]) -> Maker:
+    return lambda c, s, _: (lambda: make(c, s), (c, s))
 
 
 OPS: Final[Mapping[str, Maker]] = MappingProxyType(
     {
         "conv": _conv,
         "strided": _strided,
-        "depthwise": _layer(lambda c, s, o: nn.Conv2d(c, c, 3, padding=1, groups=c)),
-        "bn": _layer(lambda c, s, o: nn.BatchNorm2d(c, affine=o % 3 != 2)),
-        "block": _layer(
-            lambda c, s, o: nn.Sequential(nn.ReLU(), nn.Conv2d(c, c, 1), nn.BatchNorm2d(c))
-        ),
-        "groupnorm": _layer(lambda c, s, o: nn.GroupNorm(1, c)),
-        "layernorm": _layer(lambda c, s, o: nn.LayerNorm([c, s, s])),
-        "rows": _layer(lambda c, s, o: nn.Linear(s, s, bias=o % 2 == 0)),
-        "prelu": _layer(lambda c, s, o: nn.PReLU(c if o % 2 else 1)),
-        "dropout": _layer(lambda c, s, o: nn.Dropout(0.3)),
-        "dropout2d": _layer(lambda c, s, o: nn.Dropout2d(0.3)),
-        "attention": _layer(lambda c, s, o: Attention(c)),
-        "unused": _layer(lambda c, s, o: Unused(c)),
-        "cat": lambda c, s, o: (None, (2 * c if c <= MOST else c, s)),
+        "cat": _cat,
+        "depthwise": _layer(lambda c: nn.Conv2d(c, c, 3, padding=1, groups=c)),
+        "block": _layer(lambda c: nn.Sequential(nn.ReLU(), nn.Conv2d(c, c, 1), nn.BatchNorm2d(c))),
+        "groupnorm": _layer(lambda c: nn.GroupNorm(1, c)),
+        "dropout": _layer(lambda _: nn.Dropout(0.3)),
+        "dropout2d": _layer(lambda _: nn.Dropout2d(0.3)),
+        "attention": _layer(Attention),
+        "unused": _layer(Unused),
+        "bn": _with_option(lambda c, o: nn.BatchNorm2d(c, affine=o % 3 != 2)),
+        "prelu": _with_option(lambda c, o: nn.PReLU(c if o % 2 else 1)),
+        "layernorm": _of_size(lambda c, s: nn.LayerNorm([c, s, s])),
+        "rows": _of_size(lambda _, s: nn.Linear(s, s)),
         **dict.fromkeys(
             (
-                "add",
-                "sub",
-                "mul",
-                "act",
-                "inplace",
-                "maxpool",
-                "avgpool",
-                "zero",
-                "scale",
-                "dead",
-                "detach",
-                "no_grad",
-                "split",
+                *("add", "sub", "mul", "act", "inplace", "maxpool", "avgpool", "zero"),
+                *("scale", "dead", "detach", "no_grad", "split"),
             ),
             _plain,
         ),

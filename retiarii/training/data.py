@@ -56,6 +56,12 @@ class Source:
     def in_memory(self) -> bool:
         return isinstance(self._reader, MemoryReader)
 
+    @property
+    def whole(self) -> tuple[Any, Any] | None:
+        """Inputs and targets of all samples where they are in memory, else ``None``."""
+        reader = self._reader
+        return (reader.inputs, reader.targets) if isinstance(reader, MemoryReader) else None
+
     def read(
         self,
         plan: Plan,

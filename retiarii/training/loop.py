@@ -21,7 +21,7 @@ from retiarii.training.losses import Loss
 from retiarii.training.metrics import Metric
 from retiarii.training.optimizers import Optimizer
 from retiarii.training.readers import Batch
-from retiarii.training.record import Record
+from retiarii.training.record import InTraining, Record
 from retiarii.training.rng import Stream
 from retiarii.training.sampling import Plan
 from retiarii.training.schedules import Schedule
@@ -328,7 +328,7 @@ class EpochTrainer:
         return mean_loss(torch.stack(losses), sizes, self._loss.summed)
 
 
-def finish_alone(record: Record, trainer: EpochTrainer) -> None:
+def finish_alone(record: Record, trainer: InTraining) -> None:
     """Train one model to its end, epoch by epoch.
 
     Raises:

@@ -67,7 +67,7 @@ class MemoryReader(Reader):
     """Tensors whose first dimension is the sample: a batch is one index into each."""
 
     def __init__(self, inputs: Any, targets: Any) -> None:
-        self._inputs = inputs
+        self.inputs = inputs
         self.targets = targets
         self._placed: tuple[torch.device, torch.dtype | None, Any] | None = None
 
@@ -88,11 +88,11 @@ class MemoryReader(Reader):
             yield Batch(inputs, targets, size, None)
 
     def sample(self, index: int) -> Any:
-        return map_tensors(lambda t: t[index], (self._inputs, self.targets))
+        return map_tensors(lambda t: t[index], (self.inputs, self.targets))
 
     def _on(self, device: torch.device, dtype: torch.dtype | None) -> Any:
         if self._placed is None or self._placed[:2] != (device, dtype):
-            data = (self._inputs, self.targets)
+            data = (self.inputs, self.targets)
             size = sum(t.numel() * t.element_size() for t in tensors(data))
             fits = device.type == "cpu" or size <= DEVICE_BYTES
             held = device if fits else torch.device("cpu")

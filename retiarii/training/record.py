@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from retiarii.training.checkpoint import Checkpoint, Checkpoints, save_weights
 from retiarii.training.trial import Trial
+
+
+class InTraining(Protocol):
+    """A model that is trained an epoch at a time; see `EpochTrainer`."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def advance(self) -> dict[str, float]: ...
+
+    def averaged(self) -> AbstractContextManager[None]: ...
+
+    def tensors(self) -> Mapping[str, Tensor]: ...
+
+    def meta(self) -> Mapping[str, Any]: ...
 
 
 class Record:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +16,7 @@ from retiarii.mutators.choice import Description, show
 from retiarii.training.check import check_on_samples, make_device, usable_device
 from retiarii.training.checkpoint import Checkpoints
 from retiarii.training.cohort.session import train_together
+from retiarii.training.cohort.trainer import Attach
 from retiarii.training.data import open_data
 from retiarii.training.evaluator import Evaluator
 from retiarii.training.fields import (
@@ -28,6 +31,7 @@ from retiarii.training.fields import (
     refuse_nested,
 )
 from retiarii.training.fingerprint import describe_callable, describe_loss, identity, jsonable
+from retiarii.training.frozen_cache import DEFAULT_BYTES, FrozenCache
 from retiarii.training.labels import add_label
 from retiarii.training.loop import AMP, EpochTrainer, Settings, Task, finish_alone
 from retiarii.training.losses import Loss, check_loss
@@ -83,6 +87,11 @@ class Supervised(Evaluator):
         accumulate: batches an optimizer step, for batches that are too large for the memory: the
             step is that of one batch of all their samples (BatchNorm still sees each by itself).
             Schedules count optimizer steps.
+        cache_frozen: what frozen layers ahead of the first trained one (a backbone under transfer)
+            make of a sample is computed once in the whole search and kept on disk, in the search's
+            directory: ``True`` takes up to 4 GiB, a number up to so many bytes. Scores do not
+            change, up to rounding. Nothing is kept where samples are drawn at random or do not
+            fit; the search says so once, and why.
         ema: the decay of an exponential moving average of the weights, such as 0.999. Models are
             scored with the averaged weights, and these are stored; buffers such as running
             statistics are the model's own. ``None``: no average.
@@ -117,6 +126,7 @@ class Supervised(Evaluator):
         grad_clip: Any = None,
         accumulate: Any = 1,
         ema: Any = None,
+        cache_frozen: bool | int = False,
     ) -> None:
         check_loss(loss)
         _check_optimizer(optimizer)
@@ -130,6 +140,9 @@ class Supervised(Evaluator):
             check_field("Supervised", name, value, rule)
         _check_option("amp", amp, (None, *AMP))
         _check_option("shuffle", shuffle, _SHUFFLES)
+        limit = DEFAULT_BYTES if cache_frozen is True else cache_frozen
+        if limit is not False:
+            check_field("Supervised", "cache_frozen", limit, COUNT)
         if isinstance(train_data, DataLoader) and isinstance(batch_size, Description):
             raise EvaluatorError(
                 "batch_size is a choice, but train_data is a DataLoader with a batch size",
@@ -152,6 +165,7 @@ class Supervised(Evaluator):
         self._amp = amp
         self._shuffle = shuffle
         self._checkpoint = checkpoint
+        self._frozen = None if limit is False else FrozenCache(limit)
         self._described: dict[str, Any] | None = None
         self._largest: int | None = None  # of the cohorts that fit the memory, once one did not
         self._labels = self._find_labels()
@@ -285,8 +299,18 @@ class Supervised(Evaluator):
             keeper = Checkpoints(trial.directory, self._identity(trial))
         return Record(trial, keeper, self.metric, self.maximize)
 
+    def attach(self, trial: Trial) -> Attach | None:
+        """What cohorts are given to begin where their frozen part ends; ``None``: nothing is kept.
+
+        Args:
+            trial: one of the cohort; says where the search's directory is.
+        """
+        if self._frozen is None:
+            return None
+        return partial(self._frozen.attach, directory=_beside(trial), say=trial.note)
+
     def run(self, cohort: Sequence[Trial]) -> None:
-        if len(cohort) > 1:
+        if len(cohort) > 1 or self._frozen is not None:
             self._largest = train_together(self, cohort, self._largest)
             return
         for trial in cohort:
@@ -314,6 +338,14 @@ class Supervised(Evaluator):
                 "hyperparameters": {k: show(v) for k, v in trial.hyperparameters.items()},
             }
         )
+
+
+def _beside(trial: Trial) -> Path | None:
+    """Where all trials of a search keep what they share; a trial of no search keeps its own."""
+    if trial.directory is None:
+        return None
+    trials = trial.directory.parent
+    return (trials.parent if trials.name == "trials" else trial.directory) / "frozen"
 
 
 def _no_model() -> EvaluatorError:

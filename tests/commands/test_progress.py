@@ -42,6 +42,22 @@ def test_plain_lines_say_best_rate_time_left_and_counts() -> None:
     assert "1 reused" in lines[3]
 
 
+def test_the_cohort_that_runs_is_shown() -> None:
+    note = "cohort of 16: 1012 calls as 105"
+    text = io.StringIO()
+    with watching("accuracy", Console(file=text, width=40)) as watch:
+        watch(progress("note", 2, note=note))
+    assert text.getvalue() == f"{note}\n"
+    bar = io.StringIO()
+    console = Console(file=bar, width=180, force_terminal=True, legacy_windows=False)
+    with watching("accuracy", console) as watch:
+        watch(progress("note", 2, note=note))
+        running = trial(2, "running", None)
+        watch(progress("step", 2, trial=running, step=3, metrics={"accuracy": 0.7}))
+        while f"{note}; trial 2: step 3, 0.7" not in bar.getvalue():
+            time.sleep(0.01)
+
+
 def test_a_thousand_failures_are_not_a_thousand_lines() -> None:
     text = io.StringIO()
     with watching("score", Console(file=text, width=200)) as watch:

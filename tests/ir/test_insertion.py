@@ -109,3 +109,22 @@ def test_what_a_backward_hook_does_is_refused() -> None:
     layer.register_full_backward_hook(lambda *_: None)
     with pytest.raises(GraphError, match="hooks of the Linear"):
         inserted(layer)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, width), nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x))
+
+
+def test_a_block_inserted_twice_is_two() -> None:
+    graph = base()
+    first = graph.insert(_Block(8), graph.node("0"), name="block")
+    graph.rewire(graph.node("1"), 0, graph.insert(_Block(6), first, name="block"))
+    model = graph.to_module()
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items() if k.endswith("a.weight")}
+    assert shapes == {"block.a.weight": (8, 4), "block_1.a.weight": (6, 4)}
+    assert model(torch.zeros(2, 4)).shape == (2, 3)

@@ -22,6 +22,7 @@ EPOCHS = 4
 class Epochs(Evaluator):
     metric = "accuracy"
     maximize = True
+    merges = False
 
     def hyperparameters(self):
         return {"op": choice(["a", "b", "c", "a"], "op"), "width": choice(list(range(9)), "width")}
@@ -30,8 +31,9 @@ class Epochs(Evaluator):
         return {"kind": "epochs", "epochs": EPOCHS}
 
     def run(self, cohort):
-        for trial in cohort:
-            self.train(trial)
+        running = [self.train(trial) for trial in cohort]
+        while running:  # an epoch of each
+            running = [each for each in running if next(each, "done") != "done"]
 
     def train(self, trial):
         trial.start()
@@ -53,6 +55,7 @@ class Epochs(Evaluator):
             file.with_suffix(".partial").write_text(json.dumps(state))
             file.with_suffix(".partial").replace(file)
             trial.report(epoch, accuracy=value)
+            yield
         trial.finish(state["value"], {"accuracy": state["value"]})
 
 PAUSE = 0.015
@@ -87,6 +90,15 @@ def space_file(tmp_path: Path) -> Path:
     file.parent.mkdir()
     file.write_text(textwrap.dedent(SPACE))
     return file
+
+
+@pytest.fixture
+def cohort_file(space_file: Path) -> Path:
+    """The same search, whose evaluator takes trials together: it runs an epoch of each in turn."""
+    text = space_file.read_text()
+    assert text.count("merges = False") == 1
+    space_file.write_text(text.replace("merges = False", "merges = True"))
+    return space_file
 
 
 @pytest.fixture

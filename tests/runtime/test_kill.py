@@ -120,6 +120,41 @@ def test_killed_at_any_moment(
     assert sum(ran.values()) - len(ran) <= len(kills) * workers
 
 
+@pytest.mark.parametrize(
+    ("executor", "workers", "kills"),
+    [
+        ("inline", 1, [3, 18]),
+        pytest.param("inline", 1, [1, 7, 16, 25, 33, 44], marks=pytest.mark.slow),
+        pytest.param("local", 2, [2, 9, 20, 31], marks=pytest.mark.slow),
+    ],
+)
+def test_cohorts_killed_at_any_moment(
+    tmp_path: Path, cohort_file: Path, driver: Path, executor: str, workers: int, kills: list[int]
+) -> None:
+    """Trials of a cohort go on together from where each was."""
+    loaded = load_space_file(cohort_file)
+    options: dict[str, Any] = {
+        "strategy": "evolution", "trials": TRIALS, "workers": workers, "cohort": 4
+    }  # fmt: skip
+    unbroken = Experiment(loaded.space, loaded.evaluator, fuse="off", **options).run()
+    log = cohort_file.parent / "epochs.log"
+    first = [int(line.split()[0]) for line in log.read_text().splitlines()[:EPOCHS]]
+    assert set(first) == {0}
+    log.unlink()
+
+    directory = tmp_path / "search"
+    search = Search(driver, cohort_file, directory, executor=executor, **options)
+    for epochs in kills:
+        search.kill_after(epochs)
+    assert search.finish() == "trials"
+    assert len({number for number, _, _ in search.epochs()[:EPOCHS]}) > 1, "one by one"
+    assert facts(open_result(directory)) == facts(unbroken)
+    ran = Counter((number, epoch) for number, epoch, _ in search.epochs())
+    trained = [t.id for t in unbroken.trials if t.same_as is None]
+    assert set(ran) == {(number, epoch) for number in trained for epoch in range(1, EPOCHS + 1)}
+    assert sum(ran.values()) - len(ran) <= len(kills) * workers
+
+
 def test_workers_end_with_their_controller(tmp_path: Path, space_file: Path, driver: Path) -> None:
     text = space_file.read_text().replace("PAUSE = 0.015", "PAUSE = 600")
     space_file.write_text(text)

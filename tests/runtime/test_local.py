@@ -86,6 +86,21 @@ def test_killed_workers_change_nothing(tmp_path: Path, space_file: Path) -> None
         assert len(epochs) <= 5
 
 
+def test_a_trial_that_kills_its_workers_fails_alone_in_a_cohort(cohort_file: Path) -> None:
+    """The others of its cohort go on from their checkpoints, each by itself."""
+    text = cohort_file.read_text()
+    deadly = "            if trial.number == 1 and epoch == 3: os._exit(7)\n"
+    cohort_file.write_text(text.replace("            time.sleep(PAUSE)\n", deadly))
+    result = run(cohort_file, trials=4, executor="local", cohort=4)
+    assert [t.state for t in result.trials] == ["complete", "failed", "complete", "complete"]
+    assert "exit code 7" in (result.trials[1].error or "")
+    assert "it was tried 2 times" in (result.trials[1].error or "")
+    log = (cohort_file.parent / "epochs.log").read_text().splitlines()
+    ran = [tuple(map(int, line.split()[:2])) for line in log]
+    assert ran[:5] == [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2)]
+    assert sorted(e for n, e in ran if n == 0) == [1, 2, 3, 4]
+
+
 def test_a_trial_that_kills_its_workers_fails(tmp_path: Path, executor: LocalExecutor) -> None:
     space_file = executor._source.path  # type: ignore[union-attr]
     text = space_file.read_text()

@@ -167,7 +167,7 @@ def cost(graph: Graph, batch: int | None = None) -> Cost:
     if wanted < 1:
         raise GraphError(f"a batch of {wanted} samples costs nothing", fix="give batch=1 or more")
     types = types_at(graph, wanted)
-    cache = _cache_at(graph, wanted)
+    cache = graph.context.types.at(wanted)
     rows: list[NodeCost] = []
     uncounted: list[str] = []
     counted: set[str] = set()
@@ -203,7 +203,7 @@ def types_at(graph: Graph, batch: int) -> Mapping[str, Types]:
     was = graph.context.batch
     if batch == was:
         return {record.name: record.types for record in graph.records()}
-    cache = _cache_at(graph, batch)
+    cache = graph.context.types.at(batch)
     types: dict[str, Types] = {}
     for record in graph.records():
         if record.op in ("input", "opaque"):
@@ -220,15 +220,6 @@ def _at_batch(kind: TensorType, was: int, batch: int) -> TensorType:
     if not kind.shape or kind.shape[0] != was:
         return kind
     return TensorType((batch, *kind.shape[1:]), kind.dtype)
-
-
-def _cache_at(graph: Graph, batch: int) -> TypeCache:
-    own = graph.context.types
-    if batch == own.batch:
-        return own
-    found = own.notes.setdefault(("types at", batch), TypeCache(batch))
-    assert isinstance(found, TypeCache)
-    return found
 
 
 # --- the parts of a row ------------------------------------------------------------------------

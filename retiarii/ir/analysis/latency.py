@@ -1,19 +1,16 @@
 """How long a graph's built module takes, measured on the device at hand and remembered.
 
-Measurements are kept in ``$XDG_CACHE_HOME/retiarii/latency.sqlite`` (``~/.cache`` where that is
-not set). A cache that cannot be read or written costs time and nothing else.
+Measurements are kept in ``latency.sqlite`` in the user's cache (`remembering`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
-import sqlite3
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +20,7 @@ import torch
 from retiarii.errors import GraphError
 from retiarii.ir.analysis.cost import Cost, NodeCost, types_at
 from retiarii.ir.analysis.cost import cost as count
+from retiarii.ir.analysis.remembering import Remembered, cache_directory
 from retiarii.ir.context import InputSpec
 from retiarii.ir.infer import TypeCache
 from retiarii.ir.node import NodeRecord
@@ -101,8 +99,8 @@ def latency(
     shown = None if dtype is None else str(dtype).removeprefix("torch.")
     unmeasured = Latency(0.0, 0.0, runs, device_name(target), wanted, shown)
     key = _key(graph, unmeasured)
-    with _Cache() as cache:
-        found = None if fresh else cache.read(key)
+    with Remembered("latency") as cache:
+        found = None if fresh else _sensible(cache.read(key))
         if found is not None and found["runs"] >= runs:
             return replace(unmeasured, **found, cached=True)
         times = _measure(graph, target, wanted, dtype, runs)
@@ -153,10 +151,7 @@ def device_name(device: torch.device) -> str:
 
 def cache_file() -> Path:
     """Where measurements are kept."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification has relative paths ignored.
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-    return base / "retiarii" / "latency.sqlite"
+    return cache_directory() / "latency.sqlite"
 
 
 def _processor() -> str:
@@ -192,6 +187,17 @@ def _key(graph: Graph, unmeasured: Latency) -> str:
         "method": _METHOD,
     }
     return json.dumps(parts, sort_keys=True)
+
+
+def _sensible(value: Any) -> dict[str, Any] | None:
+    """What was remembered, where it makes sense."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return {
+            "seconds": float(value["seconds"]),
+            "spread": float(value["spread"]),
+            "runs": int(value["runs"]),
+        }
+    return None
 
 
 def _quartiles(times: Sequence[float]) -> tuple[float, float, float]:
@@ -331,49 +337,3 @@ def _alone(
     outputs = [Ref("node", i) for i in range(len(made))]
     structure = tuple(Result(i) for i in range(len(made)))
     return Graph.build([*inputs, node], outputs, structure, context)
-
-
-# --- remembering -------------------------------------------------------------------------------
-
-
-class _Cache:
-    """A table from keys to measurements, shared by all processes of the user."""
-
-    def __init__(self) -> None:
-        self._connection: sqlite3.Connection | None = None
-
-    def __enter__(self) -> _Cache:
-        file = cache_file()
-        with contextlib.suppress(OSError, sqlite3.Error):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(file, timeout=10, isolation_level=None)
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS latency (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-    def read(self, key: str) -> dict[str, Any] | None:
-        """What is remembered; ``None`` where that is nothing, or nothing that makes sense."""
-        for value in self._rows("SELECT value FROM latency WHERE key = ?", key):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                found = json.loads(value)
-                return {
-                    "seconds": float(found["seconds"]),
-                    "spread": float(found["spread"]),
-                    "runs": int(found["runs"]),
-                }
-        return None
-
-    def write(self, key: str, value: dict[str, Any]) -> None:
-        list(self._rows("REPLACE INTO latency VALUES (?, ?)", key, json.dumps(value)))
-
-    def _rows(self, statement: str, *values: str) -> Iterator[str]:
-        if self._connection is None:
-            return
-        with contextlib.suppress(sqlite3.Error):
-            for row in self._connection.execute(statement, values).fetchall():
-                yield row[0]

@@ -150,7 +150,8 @@ class _Writer:
                 structure, bool | int | float | str | type(None)
             ):
                 yield from self._check_constant(name, structure)
-        held = [leaf for r in self._records for v in r.attrs.values() for leaf in leaves(v)]
+        distinct = {r.attrs for r in self._records}
+        held = [leaf for attrs in distinct for v in attrs.values() for leaf in leaves(v)]
         yield from self._check_mode()
         if not inputs:
             return

@@ -9,7 +9,7 @@ import linecache
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,6 +69,12 @@ def _private_random_state(seed: int | None) -> Iterator[None]:
         return
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+def _on_cpu() -> AbstractContextManager[object]:
+    """Layers are made on the CPU; where that is so anyway, no time is spent on saying it."""
+    plain = torch.get_default_device().type == "cpu"
+    return nullcontext() if plain else torch.device("cpu")
 
 
 # --- the class -------------------------------------------------------------------------------
@@ -218,7 +224,7 @@ class _Builder:
         else:
             if self._seed is not None:
                 self._seed_for(path)
-            with torch.device("cpu"):
+            with _on_cpu():
                 module = spec.target(**arguments)
             with torch.no_grad():
                 for name, tensor in known.items():

@@ -84,6 +84,7 @@ class ModuleTree:
         self._records = list(graph.records())
         self._modules: dict[str, NodeRecord] = {}
         self._raw: dict[str, NodeRecord] = {}
+        self._around: dict[str, list[str]] = {}  # module path -> the layers at or above it
         for record in self._records:
             if record.path is None:
                 continue
@@ -119,9 +120,14 @@ class ModuleTree:
 
     def owner(self, key: str) -> NodeRecord | None:
         """The node that holds the tensor of a state_dict key: a leaf module's, or a raw one."""
-        for prefix in _prefixes(key):
-            record = self._modules.get(prefix)
-            if record is not None and self._holds(record, key[len(prefix) + 1 :]):
+        inside = key.rpartition(".")[0]
+        around = self._around.get(inside)
+        if around is None:
+            around = [p for p in _prefixes(key) if p in self._modules]
+            self._around[inside] = around
+        for prefix in around:
+            record = self._modules[prefix]
+            if self._holds(record, key[len(prefix) + 1 :]):
                 return record
         return self._raw.get(key)
 

@@ -287,6 +287,8 @@ def _splice(
             fix="give as many inputs as its forward takes",
         )
     _check_general(graph, inner, name)
+    if fresh:
+        name = _free_prefix(graph, inner, name)
     moved: dict[Ref, Ref] = {
         Ref(node.name): ref for node, ref in zip(inner.inputs, refs, strict=True)
     }
@@ -314,6 +316,16 @@ def _splice(
         for i in range(len(record.types)):
             moved[Ref(record.name, i)] = Ref(new, i)
     return tuple(moved[ref] for ref in inner.output_refs())
+
+
+def _free_prefix(graph: Graph, inner: Graph, name: str) -> str:
+    """The name under which all of the module's nodes are new: its layers share no path."""
+    prefix, number = name, 0
+    names = [record.name for record in inner.records() if record.op != "input"]
+    while any(f"{prefix}.{other}" in graph for other in names):
+        number += 1
+        prefix = f"{name}_{number}"
+    return prefix
 
 
 def _check_general(graph: Graph, inner: Graph, name: str) -> None:

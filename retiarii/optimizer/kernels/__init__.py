@@ -6,7 +6,7 @@ from retiarii.optimizer.kernels.convolution import conv, conv_transpose, wide_co
 from retiarii.optimizer.kernels.dropout import alpha_dropout, dropout, feature_dropout, rrelu
 from retiarii.optimizer.kernels.embedding import embedding, embedding_bag
 from retiarii.optimizer.kernels.gathered import gathered_add, gathered_relu, gathered_scale
-from retiarii.optimizer.kernels.layout import channel_shuffle, images
+from retiarii.optimizer.kernels.layout import channel_shuffle, filters, images
 from retiarii.optimizer.kernels.linear import (
     affine,
     bilinear,
@@ -28,6 +28,7 @@ from retiarii.optimizer.kernels.randomness import (
     filled,
     fractional_max_pool,
     gumbel_softmax,
+    ordered,
 )
 from retiarii.optimizer.kernels.recurrent import (
     Weights,
@@ -74,6 +75,7 @@ __all__ = [
     "expand",
     "feature_dropout",
     "filled",
+    "filters",
     "folded_matmul",
     "fractional_max_pool",
     "gathered_add",
@@ -91,6 +93,7 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "meshgrid",
+    "ordered",
     "parts",
     "results",
     "rms_norm",

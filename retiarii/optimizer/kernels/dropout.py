@@ -9,13 +9,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from retiarii.optimizer.kernels.randomness import Streams, drawn_from, filled
+from retiarii.optimizer.kernels.randomness import Streams, drawn_from, filled, ordered
 
 # As torch has it: the negative limit of SELU.
 _ALPHA = 1.7580993408473766
 
 
-def dropout(x: Tensor, p: float, streams: Streams, form: str) -> Tensor:
+def dropout(
+    x: Tensor, p: float, streams: Streams, form: str, order: Sequence[int] | None = None
+) -> Tensor:
     """``F.dropout`` in training.
 
     Args:
@@ -24,6 +26,7 @@ def dropout(x: Tensor, p: float, streams: Streams, form: str) -> Tensor:
         streams: one a member.
         form: ``"members"`` (``[G, *S]``), ``"channels"`` (``[B, G * C, ...]``), or ``"plain"``
             (``S``, of which each member drops its own part).
+        order: that of a member's mask in memory; see `filled`.
 
     Returns:
         A stack of the same form; of members for ``"plain"``.
@@ -34,7 +37,7 @@ def dropout(x: Tensor, p: float, streams: Streams, form: str) -> Tensor:
     if p == 1:
         return _back(view * view.new_zeros(()), form, len(streams))
     shape = _member_shape(x, len(streams), form)
-    noise = _noise(shape, p, streams, view, fused=True)
+    noise = _noise(shape, p, streams, view, order, fused=True)
     return _times(view, noise, form)
 
 
@@ -60,7 +63,12 @@ def feature_dropout(
 
 
 def alpha_dropout(
-    x: Tensor, p: float, streams: Streams, form: str, features: bool = False
+    x: Tensor,
+    p: float,
+    streams: Streams,
+    form: str,
+    features: bool = False,
+    order: Sequence[int] | None = None,
 ) -> Tensor:
     """``F.alpha_dropout`` and ``F.feature_alpha_dropout`` in training.
 
@@ -72,6 +80,7 @@ def alpha_dropout(
         streams: one a member.
         form: see `dropout`.
         features: whether whole channels of a sample are dropped.
+        order: see `dropout`.
     """
     if p == 0 or x.numel() == 0:
         return _unchanged(x, len(streams), form)
@@ -80,7 +89,7 @@ def alpha_dropout(
         return _back(view * view.new_zeros(()), form, len(streams))
     shape = _member_shape(x, len(streams), form)
     shape = _channel_shape(shape, True) if features else shape
-    noise = filled(shape, streams, view, lambda part, s: part.bernoulli_(1 - p, generator=s))
+    noise = _kept(shape, p, streams, view, order)
     a = 1 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
     shift = noise.add(-1).mul_(_ALPHA * a).add_(_ALPHA * a * p)
     noise.mul_(a)
@@ -101,18 +110,35 @@ def rrelu(x: Tensor, lower: float, upper: float, streams: Streams) -> Tensor:
 
 
 def _noise(
-    shape: Sequence[int], p: float, streams: Streams, like: Tensor, fused: bool = False
+    shape: Sequence[int],
+    p: float,
+    streams: Streams,
+    like: Tensor,
+    order: Sequence[int] | None = None,
+    fused: bool = False,
 ) -> Tensor:
     """``[G, *shape]`` of zeros and ``1 / (1 - p)``."""
     if fused and like.is_cuda and streams[0].device == like.device:
-        return _fused_noise(shape, p, streams, like)
-    noise = filled(shape, streams, like, lambda part, s: part.bernoulli_(1 - p, generator=s))
-    return noise.div_(1 - p)
+        return _fused_noise(shape, p, streams, like, order)
+    return _kept(shape, p, streams, like, order).div_(1 - p)
 
 
-def _fused_noise(shape: Sequence[int], p: float, streams: Streams, like: Tensor) -> Tensor:
+def _kept(
+    shape: Sequence[int], p: float, streams: Streams, like: Tensor, order: Sequence[int] | None
+) -> Tensor:
+    """``[G, *shape]`` of zeros and ones."""
+
+    def draw(part: Tensor, stream: torch.Generator) -> None:
+        part.bernoulli_(1 - p, generator=stream)
+
+    return filled(shape, streams, like, draw, order=order)
+
+
+def _fused_noise(
+    shape: Sequence[int], p: float, streams: Streams, like: Tensor, order: Sequence[int] | None
+) -> Tensor:
     """The masks of CUDA's own dropout, which has no argument for the stream."""
-    ones = torch.ones(shape, dtype=like.dtype, device=like.device)
+    ones = ordered(torch.ones(shape, dtype=like.dtype, device=like.device), order)
     rows = []
     for stream in streams:
         with _as_default(stream):

@@ -19,6 +19,14 @@ def images(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=last)
 
 
+def filters(stacked: Tensor) -> Tensor:
+    """Stacked filters of images, [G, O, I, H, W], as a CPU convolves with them: channels last."""
+    if stacked.ndim != 5 or stacked.device.type != "cpu" or not stacked.is_floating_point():
+        return stacked
+    last = stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return torch.unflatten(last, 0, tuple(stacked.shape[:2]))
+
+
 def channel_shuffle(x: Tensor, members: int, groups: int) -> Tensor:
     """``F.channel_shuffle`` of the channels of each member, in ``[B, members * C, *]``."""
     shape = (members, groups, x.shape[1] // (members * groups))

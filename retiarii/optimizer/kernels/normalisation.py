@@ -71,7 +71,7 @@ def _cumulative(
     out = F.batch_norm(x, mean, var, _channels(weight), _channels(bias), True, 1.0, eps)
     share = counted.double().reciprocal().to(running_mean.dtype).unsqueeze(1)
     for running, own in ((running_mean, mean), (running_var, var)):
-        running.mul_(1 - share).add_(share * own.view_as(running))
+        running.data.mul_(1 - share).add_(share * own.view_as(running))
     return out
 
 
@@ -82,7 +82,7 @@ def _channels(tensor: Tensor | None) -> Tensor | None:
 def _write_back(running: Tensor | None, flat: Tensor | None) -> None:
     """``flat`` is a view of ``running`` but where that is no contiguous slice of its storage."""
     if running is not None and flat is not None and not running.is_contiguous():
-        running.copy_(flat.view_as(running))
+        running.data.copy_(flat.view_as(running))  # as torch does: autograd is not told
 
 
 def instance_norm(

@@ -1,7 +1,8 @@
 """Random tensors of many members, each drawn from its own stream as that member alone would.
 
 What torch draws from a stream depends on the order of elements in memory. Here that is the order
-of a contiguous tensor, whatever the stack's is. Streams of the CPU serve other devices as well.
+of a contiguous tensor, or the one that is asked for, whatever the stack's is. Streams of the CPU
+serve other devices as well.
 """
 
 from __future__ import annotations
@@ -39,13 +40,34 @@ def filled(
     like: Tensor,
     fill: Callable[[Tensor, torch.Generator], object],
     dtype: torch.dtype | None = None,
+    order: Sequence[int] | None = None,
 ) -> Tensor:
-    """``[G, *shape]``, of which ``fill`` fills each member's part from its stream."""
+    """``[G, *shape]``, of which ``fill`` fills each member's part from its stream.
+
+    Args:
+        shape: of one member's part.
+        streams: one a member.
+        like: has the device of the result, and the dtype unless another is given.
+        fill: writes the part that it is given.
+        dtype: of the result.
+        order: the dimensions of ``shape`` as they lie in memory, from the outermost.
+    """
     device = streams[0].device
-    out = torch.empty((len(streams), *shape), dtype=dtype or like.dtype, device=device)
+    lies = range(len(shape)) if order is None else order
+    sizes = (len(streams), *(shape[d] for d in lies))
+    out = torch.empty(sizes, dtype=dtype or like.dtype, device=device)
+    if order is not None:
+        out = out.permute(0, *(1 + order.index(d) for d in range(len(shape))))
     for part, stream in zip(out.unbind(0), streams, strict=True):
         fill(part, stream)
     return out.to(like.device)
+
+
+def ordered(x: Tensor, order: Sequence[int] | None) -> Tensor:
+    """``x``, lying in memory with its dimensions in this order, or contiguous; see `filled`."""
+    if order is None:
+        return x.contiguous()
+    return x.permute(*order).contiguous().permute(*(order.index(d) for d in range(x.ndim)))
 
 
 def gumbel_softmax(x: Tensor, streams: Streams, tau: float, hard: bool, dim: int) -> Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retiarii.optimizer.kernels.shape import join_channels
+
 Bounds = tuple[tuple[int, int], ...]
 
 
@@ -105,7 +107,7 @@ def layout_of(value: Tensor) -> torch.memory_format:
 
 def to_channels(value: Tensor) -> Tensor:
     """[G, B, C, ...] as [B, G * C, ...]."""
-    return value.transpose(0, 1).flatten(1, 2)
+    return join_channels(value.transpose(0, 1))
 
 
 def to_members(value: Tensor, members: int) -> Tensor:
@@ -115,7 +117,7 @@ def to_members(value: Tensor, members: int) -> Tensor:
 
 def spread(value: Tensor, members: int) -> Tensor:
     """A shared tensor [B, C, ...] as [B, G * C, ...], one copy for each member."""
-    return value.unsqueeze(1).expand(-1, members, *value.shape[1:]).flatten(1, 2)
+    return join_channels(value.unsqueeze(1).expand(-1, members, *value.shape[1:]))
 
 
 def expand(value: Tensor, members: int) -> Tensor:
@@ -124,12 +126,15 @@ def expand(value: Tensor, members: int) -> Tensor:
 
 
 def write_back(value: Tensor, homes: Sequence[Tensor]) -> None:
-    """Copies buffers that a call has written to where they came from, member by member."""
+    """Copies buffers that a call has written to where they came from, member by member.
+
+    As torch's own batch normalisation, autograd is not told: calls of the same layer before this
+    one keep these buffers for their backward pass, and do not read them there.
+    """
     at = 0
-    with torch.no_grad():
-        for home in homes:
-            home.copy_(value[at : at + len(home)])
-            at += len(home)
+    for home in homes:
+        home.data.copy_(value[at : at + len(home)])
+        at += len(home)
 
 
 def touch(value: Tensor, parameter: Tensor) -> Tensor:

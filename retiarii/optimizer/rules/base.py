@@ -41,6 +41,8 @@ class Call:
         result: the structure it returns; ``None`` for one tensor.
         state: the local names of the last ``len(state)`` inputs (``weight``, ``running_mean``).
         training: whether it runs in training mode.
+        order: the dimensions as they lie in memory where the member alone draws random numbers,
+            from the outermost to the innermost; ``None``: in their own order.
     """
 
     op: str
@@ -50,6 +52,7 @@ class Call:
     result: Any = None
     state: tuple[str, ...] = ()
     training: bool = True
+    order: tuple[int, ...] | None = None
 
     @property
     def spec(self) -> OpSpec:

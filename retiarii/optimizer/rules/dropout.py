@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 from retiarii.optimizer.rules.base import Form, Fusion, Lowering, Rule
-from retiarii.optimizer.rules.writing import argument, printed, rules
+from retiarii.optimizer.rules.writing import argument, ordered, printed, rules
 
 _FEATURES: Final = MappingProxyType({"dropout1d": 3, "dropout2d": 4, "dropout3d": 5})
 
@@ -43,9 +43,9 @@ def _kernel(fusion: Fusion) -> tuple[str, str] | None:
     call = fusion.call
     rank = len(call.inputs[0].shape)
     if call.op == "dropout":
-        return "dropout", ""
+        return "dropout", ordered(call)
     if call.op == "alpha_dropout":
-        return "alpha_dropout", ""
+        return "alpha_dropout", ordered(call)
     if call.op == "feature_alpha_dropout":
         return ("alpha_dropout", ", features=True") if rank >= 2 else None
     batched = _FEATURES[call.op]

@@ -9,7 +9,7 @@ from typing import Final
 from retiarii.ir.types import Operand, leaves
 from retiarii.optimizer.rules.base import Call, Form, Fusion, Lowering, Rule
 from retiarii.optimizer.rules.dims import from_end, members
-from retiarii.optimizer.rules.writing import Code, argument, names, printed, rules, written
+from retiarii.optimizer.rules.writing import Code, argument, names, ordered, printed, rules, written
 
 
 def _made(fusion: Fusion) -> Lowering | None:
@@ -51,7 +51,7 @@ def _filled(fill: Callable[[Call], str]) -> Rule:
         shape = "$0.shape" if fusion.shared[0] else "$0.shape[1:]"
         dtype = call.results[0].dtype
         write = f"lambda part, s: part.{fill(call)}"
-        text = f"kernels.filled({shape}, $streams, $0, {write}, {dtype})"
+        text = f"kernels.filled({shape}, $streams, $0, {write}, {dtype}{ordered(call)})"
         return members(fusion, text, (0,))
 
     return rule

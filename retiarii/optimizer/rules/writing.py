@@ -73,6 +73,11 @@ def mentioned(call: Call) -> frozenset[int]:
     )
 
 
+def ordered(call: Call) -> str:
+    """An argument for kernels that draw in the order of memory."""
+    return "" if call.order is None else f", order={literal(call.order)}"
+
+
 def names(call: Call) -> dict[str, int]:
     """Which input each tensor argument of a function is; not for variadic ones."""
     given = mentioned(call)

@@ -7,11 +7,18 @@ the largest ready share goes first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from retiarii.optimizer.scheduling.problem import Problem, Schedule
 
 
 def frontier(problem: Problem) -> Schedule:
     """Batches by the largest ready share of the frontier; all that is ready of a type runs."""
+    return run_by_share(problem, lambda share: share)
+
+
+def run_by_share(problem: Problem, rank: Callable[[float], float]) -> Schedule:
+    """Batches by the rank of a type's ready share, the highest first; ties by what is ready."""
     types = problem.types
     waiting = [len(set(reads)) for reads in problem.before]
     ready: list[list[int]] = [[] for _ in range(problem.kinds)]
@@ -31,7 +38,7 @@ def frontier(problem: Problem) -> Schedule:
             active.add(types[node])
     batches: Schedule = []
     while active:
-        kind = max(active, key=lambda k: (len(ready[k]) / size[k], len(ready[k]), -k))
+        kind = max(active, key=lambda k: (rank(len(ready[k]) / size[k]), len(ready[k]), -k))
         batch, ready[kind] = ready[kind], []
         active.discard(kind)
         batches.append(batch)

@@ -15,11 +15,13 @@ class Problem:
         types: for each node, a number from 0 on; only nodes of one type may share a batch.
         before: for each node, the nodes that must have run; all of them have smaller numbers.
         trees: for each node, the number of the model it belongs to.
+        weights: for each type, what one more batch of it costs; empty: all the same.
     """
 
     types: Sequence[int]
     before: Sequence[Sequence[int]]
     trees: Sequence[int]
+    weights: Sequence[float] = ()
 
     @cached_property
     def after(self) -> list[list[int]]:
@@ -65,12 +67,30 @@ class Problem:
         return levels
 
     @cached_property
-    def bound(self) -> int:
-        """The least number of batches there can be: the longest chain of each type, summed."""
+    def chains(self) -> list[int]:
+        """For each type, the longest chain of its nodes: it takes at least so many batches."""
         longest = [0] * self.kinds
         for node, level in enumerate(self.levels):
             longest[self.types[node]] = max(longest[self.types[node]], level + 1)
-        return sum(longest)
+        return longest
+
+    @property
+    def bound(self) -> int:
+        """The least number of batches there can be."""
+        return sum(self.chains)
+
+    @property
+    def cheapest(self) -> float:
+        """The least cost there can be."""
+        return sum(self.weight(kind) * count for kind, count in enumerate(self.chains))
+
+    def weight(self, kind: int) -> float:
+        """What one more batch of a type costs."""
+        return self.weights[kind] if self.weights else 1.0
+
+    def cost(self, schedule: Schedule) -> float:
+        """The weights of a schedule's batches, summed."""
+        return sum(self.weight(self.types[batch[0]]) for batch in schedule)
 
 
 Schedule = list[list[int]]

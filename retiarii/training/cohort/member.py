@@ -72,7 +72,7 @@ def compatible(members: Sequence[Member]) -> list[list[Member]]:
     """Members in groups that can be trained together, in order; who cannot, is by itself."""
     groups: dict[Hashable, list[Member]] = {}
     for member in members:
-        key = _key(member) if _merges(member) else id(member)
+        key = _key(member) if is_whole(member.graph, member.module) else id(member)
         groups.setdefault(key, []).append(member)
     return list(groups.values())
 
@@ -93,9 +93,8 @@ def _key(member: Member) -> Hashable:
     )
 
 
-def _merges(member: Member) -> bool:
+def is_whole(graph: Graph | None, module: nn.Module) -> bool:
     """Whether the graph is the whole truth about the model."""
-    graph, module = member.graph, member.module
     if graph is None or graph.context.fixed:
         return False
     named: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from retiarii.training.checkpoint import Checkpoint
 from retiarii.training.cohort.failure import fail, out_of_memory
-from retiarii.training.cohort.member import Member, compatible
-from retiarii.training.cohort.trainer import CohortTrainer
+from retiarii.training.cohort.member import Member, compatible, is_whole
+from retiarii.training.cohort.single import single_trainer
+from retiarii.training.cohort.trainer import Attach, CohortTrainer
 from retiarii.training.loop import EpochTrainer, Settings, Task, finish_alone, trained_parameters
-from retiarii.training.record import Record
+from retiarii.training.record import InTraining, Record
 from retiarii.training.trial import Trial, describe_error, failures_end
 
 
@@ -30,6 +31,8 @@ class Trains(Protocol):
     def build(self, trial: Trial, settings: Settings) -> nn.Module: ...
 
     def record(self, trial: Trial) -> Record: ...
+
+    def attach(self, trial: Trial) -> Attach | None: ...
 
     def run_alone(self, trial: Trial) -> None: ...
 
@@ -69,9 +72,10 @@ class _Session:
                 if member is not None:
                     members.append(member)
         for group in compatible(members):
-            size = self.largest or len(group)
-            for start in range(0, len(group), size):
-                self._train(group[start : start + size])
+            while group:
+                size = self.largest or len(group)
+                self._train(group[:size])
+                group = group[size:]
 
     def _member(self, trial: Trial) -> Member | None:
         """A trial made ready; ``None`` if it was trained before."""
@@ -126,8 +130,13 @@ class _Session:
         with failures_end(member.trial):
             finish_alone(member.record, self._trainer(member))
 
-    def _trainer(self, member: Member) -> EpochTrainer:
+    def _trainer(self, member: Member) -> InTraining:
         task = self._evaluator.task
+        attach = self._evaluator.attach(member.trial)
+        if attach is not None and is_whole(member.graph, member.module):
+            single = single_trainer(member.part(), task, attach)
+            if single is not None:
+                return single
         trainer = EpochTrainer(
             member.module, member.settings, task.train, task.val, task.loss, task.metric
         )
@@ -177,7 +186,8 @@ class _Session:
     ) -> _Running:
         running.hand_over(active)
         running.trainer = None  # so that its memory is free for the next
-        trainer = CohortTrainer([member.part() for member in members], self._evaluator.task)
+        attach = self._evaluator.attach(members[0].trial)
+        trainer = CohortTrainer([m.part() for m in members], self._evaluator.task, attach)
         for member in members:
             member.state = None
         stats = trainer.stats

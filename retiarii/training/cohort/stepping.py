@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -15,7 +15,6 @@ from retiarii.training.checkpoint import Checkpoint, state_from_tensors, state_t
 from retiarii.training.cohort.accumulation import GradientSum
 from retiarii.training.cohort.averaging import FlatAverages
 from retiarii.training.cohort.clipping import Clipping
-from retiarii.training.cohort.dependence import present_members, untouched
 from retiarii.training.cohort.optimizers import build_optimizer
 from retiarii.training.cohort.rates import Progress, Rates
 from retiarii.training.cohort.scaling import LossScales
@@ -50,12 +49,12 @@ class Stepping:
     """
 
     def __init__(self, merged: MergedModel, parts: Sequence[Stepped], device: torch.device) -> None:
-        self._merged = merged
         self._device = device
         self._settings = [part.settings for part in parts]
         stacks = [stack for stack in merged.storage.stacks if stack.trainable]
         self._params = [getattr(merged, stack.name) for stack in stacks]
         owners = [[home[0] for home in stack.homes] for stack in stacks]
+        self._owners = [frozenset(row) for row in owners]
         self._flat = FlatParameters(
             self._params, owners, len(parts), [_order(merged, i, p) for i, p in enumerate(parts)]
         )
@@ -76,9 +75,7 @@ class Stepping:
         self._steps = [0] * len(parts)
         self._epoch_steps = [1] * len(parts)
         self.last_rates = [0.0] * len(parts)
-        self._several = any(len(o.ports) > 1 for o in merged.program.plan.forest.outputs)
-        self._present: dict[Any, tuple[tuple[bool, ...], ...]] = {}
-        self._now: tuple[tuple[bool, ...], ...] = ()
+        self._known: dict[tuple[bool, ...], set[int]] = {}
 
     # --- an epoch ---------------------------------------------------------------------------------
 
@@ -90,58 +87,43 @@ class Stepping:
         """Within it the weights are those to score and to store."""
         return nullcontext() if self._averages is None else self._averages.applied()
 
-    def untouched(self, losses: Losses, outputs: Sequence[Tensor]) -> set[int]:
-        """The models whose loss reaches no parameter.
-
-        Args:
-            losses: of this batch, with their models.
-            outputs: the stacks that the losses are computed from.
-        """
-        used = self._used(losses, outputs) if self._several else None
-        if used not in self._present:
-            self._present[used] = present_members(self._merged, used)
-        self._now = self._present[used]
-        return untouched(self._now, self._merged)
-
-    def _used(self, losses: Losses, outputs: Sequence[Tensor]) -> frozenset[tuple[int, int]] | None:
-        """(model, position) of the outputs that losses depend on."""
-        asked = [i for i, tensor in enumerate(outputs) if tensor.requires_grad]
-        if not asked or not losses:
-            return frozenset()
-        found = torch.autograd.grad(
-            [part.sum() for _, part in losses],
-            [outputs[i] for i in asked],
-            allow_unused=True,
-            retain_graph=True,
-        )
-        stacks = self._merged.program.plan.outputs
-        return frozenset(
-            (model, stacks[i].position)
-            for i, grad in zip(asked, found, strict=True)
-            if grad is not None
-            for model in stacks[i].models
-        )
-
-    def step(self, losses: Losses, shares: Sequence[Share], gone: Collection[int]) -> None:
+    def step(self, losses: Losses, shares: Sequence[Share], gone: Set[int]) -> set[int]:
         """Take one batch's gradient, and update the models whose step it completes.
 
         Args:
             losses: what gradients are taken of, with their models.
             shares: each model's part of its step.
-            gone: models that are left as they are.
+            gone: models that have failed. What becomes of them does not matter, only that the
+                others are computed as if nothing had happened, bit for bit.
+
+        Returns:
+            The models whose loss depends on none of their parameters.
         """
-        grads = torch.autograd.grad(
-            self._total(losses, [s.weight for s in shares], gone), self._params, allow_unused=True
-        )
-        whole = all(all(row) for row in self._now)
-        gradient = self._flat.gather(grads, None if whole else self._now)
+        total = self._total(losses, [s.weight for s in shares], gone)
+        # The members of a stack all have a gradient, or none has one: see `optimizer.group`.
+        grads = list(torch.autograd.grad(total, self._params, allow_unused=True))
+        if gone:
+            for i, (grad, owners) in enumerate(zip(grads, self._owners, strict=True)):
+                if grad is None and gone >= owners:
+                    grads[i] = torch.zeros_like(self._params[i])
+        gradient = self._flat.gather(grads)
         due = [share.ends for share in shares]
         if self._sum is not None:
             self._sum.add(gradient)
-            if not any(due):
-                return
-            gradient = self._sum.take(due)
-        self._update(gradient, due, gone)
+        if self._sum is None or any(due):
+            self._update(gradient if self._sum is None else self._sum.take(due), due)
+        return self._without(tuple(grad is not None for grad in grads))
+
+    def _without(self, given: tuple[bool, ...]) -> set[int]:
+        """The models none of whose parameters has a gradient."""
+        if all(given):
+            return set()
+        if given not in self._known:
+            reached = {
+                m for own, flag in zip(self._owners, given, strict=True) if flag for m in own
+            }
+            self._known[given] = set(range(len(self._settings))) - reached
+        return self._known[given]
 
     def _total(self, losses: Losses, weights: Sequence[float], gone: Collection[int]) -> Tensor:
         models = [model for part, _ in losses for model in part]
@@ -158,7 +140,7 @@ class Stepping:
             values = values * self._scales.scales[models].to(values.dtype)
         return values.sum()
 
-    def _update(self, gradient: FlatGradient, due: Sequence[bool], gone: Collection[int]) -> None:
+    def _update(self, gradient: FlatGradient, due: Sequence[bool]) -> None:
         lr = self.rates.at(
             [
                 Progress(step, settings.epochs * epoch_steps, epoch_steps)
@@ -167,8 +149,7 @@ class Stepping:
                 )
             ]
         )
-        left = [not flag or model in gone for model, flag in enumerate(due)]
-        skip = torch.tensor(left, device=self._device) if any(left) else None
+        skip = None if all(due) else ~torch.tensor(due, device=self._device)
         overflown = None if self._scales is None else self._scales.unscale(gradient)
         self._clipping.apply(gradient)
         still = overflown if skip is None or overflown is None else skip | overflown

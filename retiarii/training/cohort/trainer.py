@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -61,6 +61,24 @@ class Part:
     state: Checkpoint | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What a cohort trains on.
+
+    Attributes:
+        task: whose sources may give what a frozen part has made of the samples.
+        rest: for the modes of such sources (the training flag), what computes the output stacks
+            of what they give.
+    """
+
+    task: Task
+    rest: Mapping[bool, Callable[[Sequence[Tensor]], list[Tensor]]] = field(default_factory=dict)
+
+
+# What a cohort's merged model, one of its parts, and its task are trained with.
+Attach = Callable[[MergedModel, Part, Task], Attached]
+
+
 class CohortTrainer:
     """Models in training together, each as :class:`EpochTrainer` would train it alone.
 
@@ -71,15 +89,22 @@ class CohortTrainer:
     Args:
         parts: the models.
         task: what they are trained for.
+        attach: makes sources that begin where the models' frozen part ends, see `FrozenCache`.
+
+    Attributes:
+        parts: as given.
+        merged: the models as one.
+        rest: see `Attached`.
+        epoch: epochs done.
+        failed: models that are left out, with the reason.
 
     Raises:
         MergeError: models that cannot be merged.
         TrialError: a state that does not fit its model.
     """
 
-    def __init__(self, parts: Sequence[Part], task: Task) -> None:
+    def __init__(self, parts: Sequence[Part], task: Task, attach: Attach | None = None) -> None:
         self.parts = tuple(parts)
-        self._task = task
         self._settings = parts[0].settings
         self._device = self._settings.device
         self._dtype = float_dtype(parts[0].module)
@@ -101,6 +126,9 @@ class CohortTrainer:
                 self.epoch = part.state.epoch
                 self.stepping.restore(index, part.state)
         self.failed: Failures = {}
+        attached = Attached(task) if attach is None else attach(self.merged, parts[0], task)
+        self._task = attached.task
+        self.rest = attached.rest
 
     @property
     def stats(self) -> Stats:
@@ -171,12 +199,12 @@ class CohortTrainer:
         losses: list[Tensor] = []
         looked = 0
         for index, batch in enumerate(self._read(source, plan)):
-            values, parts, tensors = self._forward(source, batch)
+            values, parts = self._losses(source, batch, self._outputs(batch))
             losses.append(values)
             if len(losses) - looked >= interval:
                 self._look(losses, looked)
                 looked = len(losses)
-            self._backward([own[index] for own in every], parts, tensors, index)
+            self._backward([own[index] for own in every], parts, index)
             if len(self.failed) == len(self.parts):
                 break
         self._look(losses, looked)
@@ -191,19 +219,17 @@ class CohortTrainer:
         self,
         due: Sequence[Share],
         parts: Sequence[tuple[tuple[int, ...], Tensor]],
-        tensors: Sequence[Tensor],
         step: int,
     ) -> None:
         """One batch's gradient, and the step of the models whose it completes."""
-        parts = [(models, losses) for models, losses in parts if losses.requires_grad]
-        trained = {model for models, _ in parts for model in models}
-        trained -= self.stepping.untouched(parts, tensors)
-        for model in range(len(self.parts)):
-            if model not in trained and model not in self.failed:
-                self.failed[model] = independent(self.epoch, step)
-        kept = [(m, losses) for m, losses in parts if any(model not in self.failed for model in m)]
+        trained = [(models, losses) for models, losses in parts if losses.requires_grad]
+        found = {model for models, _ in trained for model in models}
+        without = set(range(len(self.parts))) - found
+        kept = [(m, losses) for m, losses in trained if not self.failed.keys() >= set(m)]
         if kept:
-            self.stepping.step(kept, due, self.failed)
+            without |= self.stepping.step(kept, due, self.failed.keys())
+        for model in without:
+            self.failed.setdefault(model, independent(self.epoch, step))
 
     def _validate(self) -> dict[int, tuple[float, float]]:
         self.merged.eval()
@@ -213,7 +239,7 @@ class CohortTrainer:
         losses: list[Tensor] = []
         with torch.no_grad():
             for batch in self._read(source, plan):
-                outputs = self._outputs(batch)[0]
+                outputs = self._outputs(batch)
                 losses.append(self._losses(source, batch, outputs)[0])
                 if not meters.active:
                     continue
@@ -244,20 +270,17 @@ class CohortTrainer:
         seed = derive(self._settings.data_seed, "data", source.name, self.epoch)
         return source.read(plan, self._device, self._dtype, seed)
 
-    def _forward(
-        self, source: Source, batch: Batch
-    ) -> tuple[Tensor, list[tuple[tuple[int, ...], Tensor]], list[Tensor]]:
-        outputs, tensors = self._outputs(batch)
-        values, parts = self._losses(source, batch, outputs)
-        return values, parts, tensors
-
-    def _outputs(self, batch: Batch) -> tuple[list[Outputs], list[Tensor]]:
+    def _outputs(self, batch: Batch) -> list[Outputs]:
         with self._autocast():
+            rest = self.rest.get(self.merged.training)
+            if rest is not None:
+                tensors = rest(batch.inputs)
+                return self._reader.read(tensors), tensors
             if self._call is None:
                 module = self.parts[0].module
                 self._call = caller(module, batch.inputs, self.merged.stacked)
             tensors = [tensor for _, tensor in self._call(batch.inputs)]
-        return self._reader.read(tensors), tensors
+        return self._reader.read(tensors)
 
     def _losses(
         self, source: Source, batch: Batch, outputs: Sequence[Outputs]

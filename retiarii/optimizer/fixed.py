@@ -1,0 +1,57 @@
+"""Models that hold for one batch size or one mode only, merged: what that means for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retiarii.errors import MergeError
+from retiarii.optimizer.lift import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What a merged model runs with; ``None`` is anything.
+
+    Attributes:
+        batch: the one batch size.
+        training: the one mode.
+    """
+
+    batch: int | None = None
+    training: bool | None = None
+
+    def check_batch(self, size: int) -> None:
+        """Raises MergeError for another batch size."""
+        if self.batch is not None and size != self.batch:
+            raise MergeError(
+                f"the batch has {size} samples, and a merged model runs with {self.batch} only",
+                fix=f"merge with example inputs of {size} samples, or write the model so that it "
+                "runs at every batch size",
+            )
+
+    def check_mode(self, training: bool | None) -> None:
+        """Raises MergeError for another mode."""
+        if self.training is not None and training is not None and training != self.training:
+            names = {True: "training", False: "evaluation"}
+            raise MergeError(
+                f"a merged model runs in {names[self.training]} mode only",
+                fix=f"call merged.{'train' if self.training else 'eval'}()",
+            )
+
+
+def fixed_of(models: Sequence[Model]) -> Fixed:
+    """What the models allow together.
+
+    Raises:
+        MergeError: two of them run in different modes only.
+    """
+    contexts = [m.graph.context for m in models]
+    batches = {c.batch for c in contexts if "batch" in c.fixed}
+    modes = {c.training for c in contexts if "training" in c.fixed}
+    if len(modes) > 1:
+        raise MergeError(
+            "one model runs in training mode only, and another in evaluation mode only",
+            fix="export or parse them in the same mode",
+        )
+    return Fixed(min(batches, default=None), min(modes, default=None))
