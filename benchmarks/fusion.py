@@ -21,7 +21,7 @@ from _fusion.processes import Pool
 from _fusion.race import Pace
 from _fusion.report import as_json, machine, merging_lines, scheduling_lines, speed_lines
 from _fusion.scheduling import counts
-from _fusion.speed import CONTESTANTS, Plan, Row, rows, say
+from _fusion.speed import CONTESTANTS, SERIAL, Plan, Row, rows, say
 from _fusion.workloads import BATCH, MOMENTUM, WORKLOADS
 
 from retiarii.optimizer.allocator import keep_memory
@@ -60,6 +60,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     wrong = [part for part in options.parts if part not in PARTS]
     if wrong:
         parser.error(f"there is no part {wrong[0]!r}: {', '.join(PARTS)}")
+    if set(SERIAL) <= set(options.without):
+        parser.error("one of the serial ones has to stay: all else is compared with it")
     if options.rounds < 2:
         parser.error("a spread needs two rounds at least")
     return options
@@ -104,6 +106,7 @@ def main() -> None:
     options = options_of()
     parts = options.parts or PARTS
     keeps = keep_memory()  # process-wide: for all contestants alike
+    torch.set_num_threads(1)  # but for the race, which sets its own
     pool = Pool(keeps, 2 if options.quick else options.processes)
     plan = plan_of(options, pool)
     largest = 4 if options.quick else options.largest

@@ -79,7 +79,8 @@ def unmerged() -> Iterator[str]:
 
 def _hooked() -> nn.Module:
     model = nn.Linear(4, 2)
-    model.weight.register_post_accumulate_grad_hook(lambda weight: None)
+    hook: Any = model.weight.register_post_accumulate_grad_hook
+    hook(lambda weight: None)
     return model
 
 
@@ -115,6 +116,18 @@ def _pickled() -> None:
     torch.save(rt.merge([nn.Linear(4, 2)], torch.zeros(2, 4)), io.BytesIO())
 
 
+def _unfrozen() -> object:
+    torch.manual_seed(0)
+    stem = nn.Linear(4, 4).requires_grad_(False)
+    x = torch.zeros(2, 4)
+    merged = rt.merge([nn.Sequential(stem, nn.Linear(4, 2)) for _ in range(2)], x)
+    return merged.requires_grad_(True)(x)
+
+
+def _otherwise() -> object:
+    return rt.merge([_Masked(), nn.Linear(4, 2)], torch.zeros(2, 4))
+
+
 REFUSED: dict[str, Callable[[], object]] = {
     "no models": lambda: rt.merge([], torch.zeros(2, 4)),
     "the same module twice": _twice,
@@ -122,6 +135,8 @@ REFUSED: dict[str, Callable[[], object]] = {
         [nn.Linear(4, 2), nn.Linear(4, 2, device="meta")], torch.zeros(2, 4)
     ),
     "models that take other inputs": _unlike,
+    "models that take them otherwise": _otherwise,
+    "a shared frozen layer, unfrozen later": _unfrozen,
     "hooks on parameters": lambda: rt.merge([_hooked()], torch.zeros(2, 4)),
     "a call of another structure than the example": _called_otherwise,
     "pickling the merged model": _pickled,

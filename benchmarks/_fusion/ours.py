@@ -106,10 +106,11 @@ class CohortLoop(Contestant):
 
     def step(self) -> Tensor:
         trainer = self._trainer
-        values, parts, tensors = trainer._forward(self._source, self._batch)
+        outputs = trainer._outputs(self._batch)
+        values, parts = trainer._losses(self._source, self._batch, outputs)
         if self._looks:
             trainer._look([values], 0)
-        trainer._backward(self._shares, parts, tensors, 0)
+        trainer._backward(self._shares, parts, 0)
         if trainer.failed:
             raise next(iter(trainer.failed.values()))
         return values

@@ -13,7 +13,7 @@ import torch
 
 from _fusion.merging import Merging
 from _fusion.scheduling import RULES, Counted
-from _fusion.speed import CONTESTANTS, Row
+from _fusion.speed import CONTESTANTS, OURS, Entry, Row
 from _fusion.workloads import WORKLOADS
 
 MIB = 2**20
@@ -69,6 +69,14 @@ def speed_lines(rows: Sequence[Row], left_out: Sequence[str]) -> list[str]:
         "",
         *(f"- {name}: {WORKLOADS[name].about}" for name in order if _has(rows, name)),
     ]
+    compiling = [
+        f"- {name}, {row.workload} x {row.models}: {entry.setup:.0f} s, repaid after {_even(entry)}"
+        for row in rows
+        for name, entry in row.entries.items()
+        if name not in OURS and entry.setup > 0
+    ]
+    if compiling:
+        lines += ["", "Compiling, and steps that repay it:", "", *compiling]
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for name, why in row.skipped.items():
@@ -95,11 +103,14 @@ def _cells(row: Row, present: Sequence[str], ours: Sequence[str]) -> list[str]:
     merged = entries.get(ours[-1]) if ours else None
     last = ["", ""]
     if merged is not None:
-        even = "never" if merged.even is None else f"{merged.even:,.0f}"
-        last = [f"{merged.setup:.2f}", even]
+        last = [f"{merged.setup:.2f}", _even(merged)]
     worst = f"{max(row.differences.values()):.0e}" if row.differences else ""
     base = f"{entries[row.baseline].ms:.1f}"
     return [row.workload, str(row.models), base, *ratios, calls, peaks, *last, worst]
+
+
+def _even(entry: Entry) -> str:
+    return "never" if entry.even is None else f"{entry.even:,.0f}"
 
 
 def _shown(value: float | None, unit: float, digits: int) -> str:

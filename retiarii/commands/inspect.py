@@ -58,6 +58,15 @@ def inspect(
     seconds: Annotated[
         float, typer.Option(min=0.1, help="How long to count models and look for labels.")
     ] = 5.0,
+    merge: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Say what merging K sampled models would do, and why.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001 - tells_errors reads it
 ) -> None:
@@ -65,6 +74,11 @@ def inspect(
     from retiarii.runtime.source import load_space_file
 
     loaded = load_space_file(space)
+    if merge is not None:
+        from retiarii.commands.merging import inspect_merge
+
+        inspect_merge(loaded, merge, seed or 0, as_json)
+        return
     graph, decisions = _graph(loaded, seed)
     if graph is None and (text or svg is not None):
         raise FileError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retiarii.optimizer import kernels
+from retiarii.optimizer.allocator import keep_memory
 from retiarii.optimizer.compile import Compiled, Options, compile_plan
 from retiarii.optimizer.fixed import fixed_of
 from retiarii.optimizer.lift import Model
@@ -60,6 +61,8 @@ class Begun:
 
 def begin(models: Sequence[Model], options: Options) -> Begun:
     """Compiles the program for training, and stacks the models' initial values."""
+    if all(t.device.type == "cpu" for m in models for t in m.tensors.values()):
+        keep_memory()
     only = fixed_of(models).training
     first = compile_plan(models, True if only is None else only, options, None)
     values = []

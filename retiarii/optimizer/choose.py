@@ -177,15 +177,20 @@ class _Estimate:
         return f"choice {digest.hexdigest()}"
 
     def choice(self) -> Choice:
+        """What to fuse."""
+        found = self._choice()
+        return self._choice() if self._meter.consistent() else found
+
+    def _choice(self) -> Choice:
         copying = self._meter.copying()
         # What takes longest is measured first: the budget may end.
         kinds = sorted(self._kinds, key=lambda k: -self._weight(self._kinds[k]))
-        whole = {k: self._fused(self._kinds[k]) for k in kinds}
-        single = {k: self._parts(self._kinds[k], 1) for k in kinds}
-        serial = sum(
-            n * self._meter.alone(c, self._cold)
-            for c, n in sorted(self._alone.items(), key=lambda e: -_bytes(e[0]) * e[1])
-        )
+        whole, single = {}, {}
+        for kind in kinds:
+            groups = self._kinds[kind]
+            whole[kind], single[kind] = self._fused(groups), self._parts(groups, 1)
+            self._meter.alone(self._calls[groups[0].members[0]], self._cold)
+        serial = sum(n * self._meter.alone(c, self._cold) for c, n in self._alone.items())
         limits: dict[str, int] = {}
         kept: list[str] = []
         for kind in kinds:

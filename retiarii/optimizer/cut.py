@@ -150,8 +150,9 @@ class _Finder:
     def retreat(self) -> None:
         """Leaves out of the prefix what cannot, or should not, be a boundary."""
         while True:
+            ports = self.boundary()
             read: dict[int, set[Port]] = {}
-            for port in self.boundary():
+            for port in ports:
                 read.setdefault(self._group[port.item], set()).add(port)
             inner = {r for g in self.head for r in self._read(g)}
             drop = {
@@ -159,7 +160,7 @@ class _Finder:
                 for g in self.head
                 if (g not in read and g not in inner)
                 or any(self._unfit(p) for p in read.get(g, ()))
-                or (g not in inner and self._grows(g))
+                or (g not in inner and not self.costs(g) and self._takes_room(g, ports))
             }
             if not drop:
                 return
@@ -183,14 +184,12 @@ class _Finder:
             return True
         return port in self._out and self._items[port.item].owner != SHARED
 
-    def _grows(self, g: int) -> bool:
-        """Whether its results are bigger than what it reads, and cost nothing to compute."""
-        if self.costs(g):
-            return False
+    def _takes_room(self, g: int, kept: Collection[Port]) -> bool:
+        """Whether keeping its results takes more than keeping what it reads."""
         group = self._plan.groups[g]
-        ports = {p for p in self._ports(g) if self._items[p.item].leaf is None}
-        read = sum(_bytes(self._plan.forest.type_of(p)) for p in ports)
-        return 0 < read < sum(map(_bytes, group.call.results)) * len(group.members)
+        ports = {p for p in self._ports(g) if self._group.get(p.item) in self.head}
+        more = sum(_bytes(self._plan.forest.type_of(p)) for p in ports.difference(kept))
+        return bool(ports) and more < sum(map(_bytes, group.call.results)) * len(group.members)
 
     def _ports(self, g: int) -> Iterator[Port]:
         for m in self._plan.groups[g].members:

@@ -52,6 +52,7 @@ class _Dedup:
         self._known: dict[Any, int] = {}
         self._seen: Counter[Any] = Counter()
         self._fixed = storage is not None
+        self._written = {leaf for item in forest.items for leaf in written(item, forest.items)}
         self._users = Counter(p.item for item in forest.items for p in item.inputs)
         if storage is not None:
             holders: dict[tuple[int, str], set[int]] = {}
@@ -75,7 +76,10 @@ class _Dedup:
         if item.call.op == "opaque" or is_random(item.call):
             return
         count = len(inputs) - len(item.call.state)
-        shared = all(self._owner[p.item] == SHARED for p in inputs[:count])
+        shared = all(
+            self._owner[p.item] == SHARED or self._items[p.item].leaf is not None
+            for p in inputs[:count]
+        )
         writes = written(item, self._items)
         if shared and not self._fixed:
             self._share_leaves(item, inputs, writes)
@@ -92,11 +96,13 @@ class _Dedup:
         self._share(number, (item.call, inputs, item.no_grad), everything)
 
     def _share_leaves(self, item: Item, inputs: tuple[Port, ...], writes: list[int]) -> None:
-        """Makes the layer's frozen tensors the ones of the equal layer of another model."""
+        """Makes the frozen tensors that a call reads those of the equal call of another model."""
         fresh = [p.item for p in inputs if self._owner[p.item] != SHARED]
         for leaf in fresh:
             held = self._items[leaf].leaf
-            if held is None or held.digest is None or (leaf in writes and self._users[leaf] > 1):
+            if held is None or held.digest is None:
+                return
+            if leaf in self._written and (leaf not in writes or self._users[leaf] > 1):
                 return
         # State that is written belongs to a layer; weights are known by their value alone.
         place: tuple[Any, ...] = ()

@@ -73,10 +73,6 @@ class _Grouping:
         )
         for number, ways in forest.lost.items():
             self._ways[number] |= ways
-        self._learning: list[bool] = []  # whether there is something to learn at or before it
-        for item in forest.items:
-            own = item.leaf is not None and item.leaf.trainable
-            self._learning.append(own or any(self._learning[p.item] for p in item.inputs))
 
     def kind(self, number: int) -> Any:
         """What items of one group have in common."""
@@ -87,8 +83,7 @@ class _Grouping:
         fixed = tuple(p if s else None for p, s in zip(item.inputs, shared, strict=True))
         # The backward pass of a group gives all its members gradients, zeros where need be. Alone,
         # what leads to no loss has none, and optimizers leave it alone.
-        ways = self._ways[number] if self._learning[number] else 0
-        return item.call, item.no_grad, fixed, self._held(item), ways
+        return item.call, item.no_grad, fixed, self._held(item), self._ways[number]
 
     def group(self, members: list[int]) -> Group:
         item = self._items[members[0]]

@@ -87,10 +87,10 @@ def leave(held: Begun, stay: Sequence[int]) -> tuple[Begun, Moved]:
         stay: the numbers of the models that stay.
     """
     new = {old: number for number, old in enumerate(stay)}
-    storage, origins = _storage(held.storage, stay)
+    storage, origins = storage_without(held.storage, stay)
     begun = Begun(
         storage,
-        _sharing(held.sharing, stay),
+        sharing_without(held.sharing, stay),
         [selected(held.values[origin.stack], origin) for origin in origins],
         held.mode,
         held.training,
@@ -122,7 +122,7 @@ def selected(tensor: Tensor, origin: Origin) -> Tensor:
     )
 
 
-def _storage(storage: Storage, stay: Sequence[int]) -> tuple[Storage, tuple[Origin, ...]]:
+def storage_without(storage: Storage, stay: Sequence[int]) -> tuple[Storage, tuple[Origin, ...]]:
     """The stacks of the models that stay, and where each comes from."""
     new = {old: number for number, old in enumerate(stay)}
     held: list[dict[int, Home]] = [{} for _ in storage.stacks]
@@ -151,7 +151,7 @@ def _storage(storage: Storage, stay: Sequence[int]) -> tuple[Storage, tuple[Orig
     return Storage(named, places), tuple(origins)
 
 
-def _sharing(sharing: Mapping[Home, Home], stay: Sequence[int]) -> dict[Home, Home]:
+def sharing_without(sharing: Mapping[Home, Home], stay: Sequence[int]) -> dict[Home, Home]:
     """Which tensors of the models that stay are one: (model, state key) -> its first holder."""
     new = {old: number for number, old in enumerate(stay)}
     first: dict[Home, Home] = {}
@@ -188,7 +188,9 @@ def without(plan: Plan, stay: Sequence[int]) -> Plan:
 
 def _smaller(group: Group, members: tuple[int, ...]) -> list[Group]:
     """A group with fewer members; one by one where the rule does not serve so few."""
-    if not group.fused or has_rule(group.call, group.shared, len(members)):
+    # What serves two, and more, serves any number between.
+    several = len(members) > 1
+    if not group.fused or several or has_rule(group.call, group.shared, 1):
         return [replace(group, members=members)]
     return [replace(group, members=(m,), fused=False) for m in members]
 
@@ -234,13 +236,15 @@ def _forest(
             owners[item.owner],
             item.name,
             item.call,
-            tuple([moved(p) for p in item.inputs]),
+            tuple([moved(p) for p in item.inputs]) if item.inputs else (),
             item.leaf,
             item.no_grad,
-            tuple([new[a] for a in item.after if a in new]),
+            tuple([new[a] for a in item.after if a in new]) if item.after else (),
             item.template,
             item.where,
         )
+        if item.owner != owners[item.owner] or item.inputs or item.after
+        else item
         for item in map(forest.items.__getitem__, kept)
     )
     outputs = tuple(

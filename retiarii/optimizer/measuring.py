@@ -3,8 +3,8 @@
 A measurement is keyed by everything that it depends on (the call with its attributes and shapes,
 the batch, what is shared, the number of members, the device with its threads, and torch's
 version), and kept in ``fusion.sqlite`` in the user's cache (`remembering`). Measuring is bounded in
-time; what is over the budget is estimated with `retiarii.optimizer.defaults`, which were measured
-on a CPU alone: on GPUs they are guesses.
+time. What is over the budget, or was measured while others used the machine and varies, is
+estimated with `retiarii.optimizer.defaults`, which come from a CPU alone: on GPUs they are guesses.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from retiarii.optimizer.rules.base import Call, Form, Fusion
 from retiarii.optimizer.rules.registry import lower_group
 
 # Changing how is measured changes this, so that old measurements are not taken for new ones.
-METHOD: Final = 1
+METHOD: Final = 2
 BUDGET: Final = 10.0
 _MOST: Final = 60.0
 _LONGEST: Final = 0.05  # seconds of runs for one measurement, where three runs are shorter
 _FEWEST, _MOST_RUNS = 3, 9
+_UNSTEADY: Final = 1.6  # how much more than the fastest run the median may take
+_TICK: Final = 2e-6  # seconds that clocks are off by
 _CACHES: Final = 32 << 20  # bytes
 _VIEW: Final = 3e-6  # what a view costs, forward and backward
 
@@ -64,6 +66,10 @@ class Copying:
 
     byte: float
     piece: float
+
+
+# About what one core of an AMD EPYC needs.
+_COPYING: Final = Copying(1.5e-10, 4e-6)
 
 
 class Meter:
@@ -96,6 +102,8 @@ class Meter:
         }
         self.name = json.dumps(self._base, sort_keys=True)
         self.estimated = 0
+        self._guessed: set[Call] = set()
+        self._consistent = self._all = False
 
     def alone(self, call: Call, cold: bool) -> float:
         """Seconds of the call as the model alone makes it, forward and backward.
@@ -120,8 +128,23 @@ class Meter:
             call, tuple(shared), size, self._cold, lambda: self._fused(call, shared, size)
         )
 
+    def consistent(self) -> bool:
+        """From now on, calls of which anything had to be estimated are estimated in all.
+
+        Measurements and estimates must not be compared with each other. Where most is estimated,
+        the machine is too busy, or too slow, for the rest to say anything: then all is.
+
+        Returns:
+            Whether there are such calls.
+        """
+        self._consistent = True
+        self._all = 2 * self.estimated > len(self._known)
+        return self._all or bool(self._guessed)
+
     def copying(self) -> Copying:
         """What copies cost."""
+        if self._all:
+            return _COPYING
         key = json.dumps({**self._base, "what": "copying", "cold": self._cold}, sort_keys=True)
         found = self._cache.read(key)
         try:
@@ -129,6 +152,8 @@ class Meter:
         except (TypeError, KeyError, ValueError):
             pass
         made = self._copying()
+        if made is None:
+            return _COPYING
         self._cache.write(key, {"byte": made.byte, "piece": made.piece})
         return made
 
@@ -142,6 +167,8 @@ class Meter:
         cold: bool,
         make: Callable[[], _Step | None],
     ) -> float:
+        if self._all or (self._consistent and call in self._guessed):
+            return default_seconds(call, size)
         key = json.dumps(
             {
                 **self._base,
@@ -169,6 +196,7 @@ class Meter:
         seconds = self._measured(make, cold) if self._left > 0 else None
         if seconds is None:
             self.estimated += 1
+            self._guessed.add(call)
             return default_seconds(call, size)
         self._cache.write(key, seconds)
         return seconds
@@ -180,7 +208,8 @@ class Meter:
                 step = make()
                 if step is None:
                     return None
-                return max(self._median(step, cold) - self._overhead(), 1e-7)
+                median = self._median(step, cold)
+                return None if median is None else max(median - self._overhead(), 1e-7)
         except Exception:  # made-up inputs that the call does not take
             return None
         finally:
@@ -191,16 +220,17 @@ class Meter:
         if "overhead" not in self._known:
             x = torch.zeros(1, device=self._device, requires_grad=True)
             step = _Step(lambda v: v.view_as(v), [x])
-            self._known["overhead"] = max(self._median(step, False) - _VIEW, 0.0)
+            self._known["overhead"] = max((self._median(step, False) or 0.0) - _VIEW, 0.0)
         return self._known["overhead"]
 
-    def _median(self, step: _Step, cold: bool) -> float:
+    def _median(self, step: _Step, cold: bool) -> float | None:
+        """Seconds of a run; ``None`` where others use the machine so much that it says nothing."""
         self._timed(step, cold)
         first = self._timed(step, cold)
         runs = max(_FEWEST, min(_MOST_RUNS, int(_LONGEST / max(first, 1e-6))))
-        if cold:
-            runs = min(runs, 5)
-        return statistics.median([first, *(self._timed(step, cold) for _ in range(runs - 1))])
+        times = [first, *(self._timed(step, cold) for _ in range(runs - 1))]
+        median = statistics.median(times)
+        return median if median < _UNSTEADY * min(times) + _TICK else None
 
     def _timed(self, step: _Step, cold: bool) -> float:
         """Forward, then backward. Between them all else of a step runs: what was saved has left
@@ -297,22 +327,23 @@ class Meter:
             value = kernels.filters(value)
         return value.requires_grad_(grows)
 
-    def _copying(self) -> Copying:
+    def _copying(self) -> Copying | None:
         """Pieces of images, since these are most of what is copied, and cost most."""
 
-        def joining(side: int) -> tuple[float, int]:
+        def joining(side: int) -> tuple[float | None, int]:
             shape = (2 * side, 16, side, side)
             parts = [kernels.images(torch.randn(shape, device=self._device)) for _ in range(8)]
             for part in parts:
                 part.requires_grad_()
             step = _Step(lambda *v: torch.cat(v, 1), parts)
-            seconds = self._median(step, self._cold) - self._overhead()
-            return max(seconds, 1e-7), 8 * 4 * parts[0].numel()
+            return self._median(step, self._cold), 8 * 4 * parts[0].numel()
 
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             small, large = joining(2), joining(16)
+        if small[0] is None or large[0] is None:
+            return None
         byte = max(large[0] - small[0], 1e-9) / (2 * (large[1] - small[1]))
-        return Copying(byte, small[0] / 8)
+        return Copying(byte, max(small[0] - self._overhead(), 1e-7) / 8)
 
 
 class _Step:

@@ -11,6 +11,7 @@ from torch import nn
 from retiarii.errors import MergeError, ParseError
 from retiarii.ir.graph import Graph
 from retiarii.ir.parse import parse
+from retiarii.optimizer.arguments import signature_of
 from retiarii.optimizer.collecting import without_collection
 from retiarii.optimizer.compile import Options
 from retiarii.optimizer.lift import Model
@@ -120,8 +121,8 @@ def check_mergeable(models: Sequence[Model]) -> None:
         theirs = [n.type for n in model.graph.inputs]
         if ours != theirs or _holds(first) != _holds(model.graph):
             raise MergeError(
-                f"models 0 and {number} take different inputs: "
-                f"{', '.join(map(str, ours))} and {', '.join(map(str, theirs))}",
+                f"models 0 and {number} take different inputs: {_taken(first, ours != theirs)} and "
+                f"{_taken(model.graph, ours != theirs)}",
                 fix="merge models that take the same batch",
             )
         _check_hooks(number, model)
@@ -157,6 +158,13 @@ def _check_hooks(number: int, model: Model) -> None:
                 f"parameter {key!r} of model {number} has a hook on its gradient",
                 fix="remove the hook; change gradients in the training loop, after backward()",
             )
+
+
+def _taken(graph: Graph, types: bool) -> str:
+    """What it takes: the tensors' types, or where these are equal, the arguments of forward."""
+    if types:
+        return ", ".join(str(n.type) for n in graph.inputs)
+    return f"forward{signature_of(graph.context.forward)}"
 
 
 def _holds(graph: Graph) -> Any:

@@ -126,7 +126,8 @@ class MergedModel(nn.Module):
         """What each model returns.
 
         Raises:
-            MergeError: arguments of another structure than those the models were merged with.
+            MergeError: arguments of another structure than those the models were merged with, or
+                a frozen layer that several models share was unfrozen.
         """
         stacks = self.stacked(*args, **kwargs)
         found: list[dict[int, Tensor]] = [{} for _ in self._models]
@@ -149,6 +150,7 @@ class MergedModel(nn.Module):
         """
         inputs = inputs_of(self._spec, self._signature, args, kwargs)
         program = self.program
+        self._check_frozen()
         if self._fixed.batch is not None:
             self._fixed.check_batch(inputs[program.plan.forest.batch_input].shape[0])
         return list(zip(program.plan.outputs, program.run(self, inputs), strict=True))
@@ -365,9 +367,10 @@ class MergedModel(nn.Module):
             begun,
         )
         for stack, origin in zip(begun.storage.stacks, moved.stacks, strict=True):
-            grad = old[origin.stack].grad
-            if grad is not None:
-                getattr(made, stack.name).grad = selected(grad, origin)
+            before, after = old[origin.stack], getattr(made, stack.name)
+            after.requires_grad_(before.requires_grad)  # it may have been frozen since
+            if before.grad is not None:
+                after.grad = selected(before.grad, origin)
         made.seed([self._seeds[i] for i in stay])
         if self._streams is not None:
             made._streams = tuple(self._streams[i].copy() for i in stay)
@@ -386,6 +389,20 @@ class MergedModel(nn.Module):
         if self._mode is not None:
             made.train(self._mode)
         return made
+
+    def _check_frozen(self) -> None:
+        """A frozen layer that several models read is one tensor, which cannot be trained apart."""
+        for stack in self.storage.stacks:
+            if (
+                stack.plain
+                and stack.kind == "parameter"
+                and getattr(self, stack.name).requires_grad
+            ):
+                raise MergeError(
+                    f"models share {stack.homes[0][1]!r}, which was frozen when they were merged, "
+                    "and now takes a gradient",
+                    fix="unfreeze it in the models, and merge them again",
+                )
 
     def _check(self, model: int) -> None:
         if not 0 <= model < len(self._models):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from retiarii.optimizer.lift import digest_of, written
 from retiarii.optimizer.storage import Home
 
 if TYPE_CHECKING:
-    from retiarii.optimizer.merged import MergedModel, Program
+    from retiarii.optimizer.merged import MergedModel
     from retiarii.optimizer.plan import Plan
 
 
@@ -33,8 +34,13 @@ class FrozenPrefix:
         self.values: tuple[Value, ...] = made.values
         self.reads: tuple[int, ...] = made.reads
         self._stacked = made.stacked
-        self._head = _Part(merged, merged.part(made.head))
-        self._rest = _Part(merged, merged.part(made.rest))
+        self._rest = _Part(merged, made.rest)
+        # Compiled when it is asked for: often all that it makes is kept already.
+        self._make_head = partial(_Part, merged, made.head)
+
+    @cached_property
+    def _head(self) -> _Part:
+        return self._make_head()
 
     def head(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The boundary values of a batch.
@@ -63,7 +69,8 @@ class FrozenPrefix:
 class _Part:
     """The ``self`` of a program that is a part of the merged model's."""
 
-    def __init__(self, merged: MergedModel, program: Program) -> None:
+    def __init__(self, merged: MergedModel, plan: Plan) -> None:
+        program = merged.part(plan)
         self._merged = merged
         self._program = program
         self.templates = program.templates

@@ -13,6 +13,30 @@ from retiarii.ir.infer import Strided
 from retiarii.ir.ops import op_spec
 from retiarii.ir.types import Attrs, TensorType
 
+# Their result is contiguous whatever their operands are.
+ALWAYS_CONTIGUOUS: Final = frozenset(
+    {"Linear", "linear", "LayerNorm", "layer_norm", "Embedding", "embedding", "mm", "bmm", "addmm"}
+)
+# Families that make contiguous tensors of contiguous tensors; and further rows.
+_STEADY: Final = frozenset(
+    {
+        *("elementwise", "prelu", "dropout", "linear", "embedding", "like", "convert", "rrelu"),
+        *("conv", "conv_transpose", "batch_norm", "norm", "pool", "pad", "resample"),
+        *("channel_shuffle", "masked_fill", "copy"),
+    }
+)
+_STEADY_ROWS: Final = frozenset(
+    {
+        *("Flatten", "flatten", "Unflatten", "unflatten", "reshape", "view", "ravel", "squeeze"),
+        *("unsqueeze", "cat", "stack", "contiguous", "clone", "detach", "Identity", "roll"),
+        *("softmax", "Softmax", "log_softmax", "LogSoftmax", "sum", "mean", "amax", "amin"),
+        *("glu", "GLU", "matmul", "rand_like", "randn_like", "randint_like", "uniform"),
+        *("gaussian", "bernoulli", "rand", "randn", "randint", "zeros", "ones", "full", "empty"),
+        *("arange", "linspace", "empty_like", "new_empty", "one_hot"),
+        "by_mode",
+    }
+)
+
 _Rule = Callable[[Attrs, Sequence[Strided], Strided], Strided]
 
 
@@ -31,6 +55,12 @@ def as_on_cpu(
     if rule is None or not reads:
         return tuple(made)
     return tuple(rule(attrs, reads, one) for one in made)
+
+
+def stays_contiguous(op: str, attrs: Attrs) -> bool:
+    """Whether a call makes contiguous tensors wherever its inputs are contiguous."""
+    steady = op in _STEADY_ROWS or (op_spec(op).fuse or "") in _STEADY
+    return steady and "memory_format" not in attrs
 
 
 def contiguous(kind: TensorType) -> Strided:

@@ -87,7 +87,12 @@ def trace(space: SearchSpace, chooser: Chooser) -> Trace:
 
 
 class TryingStrategy(Strategy):
-    """A strategy that never proposes a decision sequence twice.
+    """A strategy that never proposes a decision sequence twice, nor (mostly) a model twice.
+
+    Different decisions may lead to the same model: *twins*, which share a `Point.key`. A search
+    would give the second the score of the first, and learn nothing. So a twin of an earlier
+    proposal is passed over, unless `TWINS` of them came in a row: then there is hardly anything
+    else left.
 
     Args:
         patience: infeasible proposals in a row before it gives up.
@@ -95,7 +100,11 @@ class TryingStrategy(Strategy):
     Attributes:
         tried: what was proposed so far.
         infeasible: how many proposals were infeasible so far.
+        twins: how many were passed over as twins so far.
     """
+
+    #: Twins in a row that are passed over; 0 proposes them all.
+    TWINS: ClassVar[int] = 100
 
     def __init__(self, *, patience: int = 1000) -> None:
         self.patience = whole("patience", patience, 1)
@@ -104,9 +113,11 @@ class TryingStrategy(Strategy):
         super().begin(space, seed)
         self.tried = Tried()
         self.infeasible = 0
+        self.twins = 0
+        self._keys: set[str] = set()
 
     def propose(self, chooser: Callable[[], Chooser]) -> Trace | None:
-        """The first feasible point that a chooser leads to; ``None`` if the space is used up.
+        """The first feasible and new point that a chooser leads to; ``None`` if all are used up.
 
         Args:
             chooser: makes the chooser of one attempt; it must lead to a new sequence.
@@ -114,17 +125,30 @@ class TryingStrategy(Strategy):
         Raises:
             StrategyError: ``patience`` attempts in a row were infeasible.
         """
-        for _ in range(self.patience):
+        infeasible = twins = 0
+        while infeasible < self.patience:
             if self.tried.exhausted:
                 return None
             found = trace(self.space, chooser())
             self.tried.add(found.steps)
-            if found.point is not None:
+            if found.point is None:
+                self.infeasible += 1
+                infeasible += 1
+            elif twins < self.TWINS and found.point.key() in self._keys:
+                self.twins += 1
+                twins += 1
+                infeasible = 0
+            else:
+                self.note(found.point)
                 return found
-            self.infeasible += 1
         if self.tried.exhausted:
             return None
         raise barren(self.patience)
+
+    def note(self, point: Point) -> None:
+        """Remembers what ``point`` trains, so that its twins are known."""
+        if self.TWINS:
+            self._keys.add(point.key())
 
 
 def barren(count: int) -> StrategyError:

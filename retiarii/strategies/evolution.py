@@ -8,10 +8,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from retiarii.errors import StrategyError
-from retiarii.mutators.choice import Chooser, Domain, Raw
+from retiarii.mutators.choice import Chooser
 from retiarii.seeding import derive
 from retiarii.strategies.base import TryingStrategy, whole, within
-from retiarii.strategies.sampling import fits, perturb, sample, size
+from retiarii.strategies.heirs import Heir, genes_of, mixed, mutate
 from retiarii.strategies.tried import Step, Unexplored
 
 if TYPE_CHECKING:
@@ -23,30 +23,6 @@ class _Member(NamedTuple):
 
     steps: tuple[Step, ...]
     score: float
-
-
-class _Heir:
-    """A chooser that answers what was inherited, and draws what was not.
-
-    It answers the same however often it is asked, so that a dry run and the replay agree.
-    """
-
-    __slots__ = ("_answers", "_genes", "_rng")
-
-    def __init__(self, genes: dict[str, Step], rng: Random) -> None:
-        self._genes = genes
-        self._rng = rng
-        self._answers: dict[tuple[str, Domain], Raw] = {}
-
-    def __call__(self, label: str, domain: Domain) -> Raw:
-        key = (label, domain)
-        answer = self._answers.get(key)
-        if answer is None:
-            gene = self._genes.get(label)
-            kept = gene is not None and fits(gene.domain, gene.raw, domain)
-            answer = gene.raw if gene is not None and kept else sample(domain, self._rng)
-            self._answers[key] = answer
-        return answer
 
 
 class Evolution(TryingStrategy):
@@ -129,11 +105,12 @@ class Evolution(TryingStrategy):
         """A chooser for a child that was not proposed before."""
         for _ in range(self.attempts):
             parent = self._parent(rng)
-            genes = {step.label: step for step in parent.steps}
             if self.crossover and rng.random() < self.crossover:
-                genes = _mix(genes, self._parent(rng).steps, rng)
-            _mutate(genes, parent.steps, rng, self.step)
-            heir = _Heir(genes, rng)
+                genes = mixed(parent.steps, self._parent(rng).steps, rng)
+            else:
+                genes = genes_of(parent.steps)
+            mutate(genes, parent.steps, rng, self.step)
+            heir = Heir(genes, rng)
             if self.tried.is_new(heir):
                 return heir
         return Unexplored(self.tried, rng)
@@ -142,20 +119,3 @@ class Evolution(TryingStrategy):
         rivals = rng.sample(range(len(self._living)), min(self.sample, len(self._living)))
         # Among equals the newest wins, which lets neutral changes spread.
         return max((self._living[i] for i in sorted(rivals, reverse=True)), key=lambda m: m.score)
-
-
-def _mix(genes: dict[str, Step], other: tuple[Step, ...], rng: Random) -> dict[str, Step]:
-    """Each decision of both parents from either; those of one alone stay at hand."""
-    mixed = dict(genes)
-    for step in other:
-        if step.label not in genes or rng.random() < 0.5:
-            mixed[step.label] = step
-    return mixed
-
-
-def _mutate(genes: dict[str, Step], steps: tuple[Step, ...], rng: Random, scale: float) -> None:
-    """Changes one decision of the parent, in ``genes``; none where nothing can vary."""
-    free = [step.label for step in steps if size(step.domain) != 1]
-    if free:
-        gene = genes[rng.choice(free)]
-        genes[gene.label] = gene._replace(raw=perturb(gene.domain, gene.raw, rng, scale))

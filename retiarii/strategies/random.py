@@ -17,13 +17,15 @@ class RandomSearch(TryingStrategy):
     """Draws every decision at random, among the values that still lead to something new.
 
     Every option of a decision is as likely, so in a conditional space a branch with many points
-    is drawn as often as one with few.
+    is drawn as often as one with few. It is the yardstick, and knows nothing of twins: a model
+    that many decisions lead to is drawn that often.
 
     Args:
         patience: infeasible proposals in a row before it gives up.
     """
 
     name: ClassVar[str] = "random"
+    TWINS: ClassVar[int] = 0
 
     def ask(self, number: int) -> Point | None:
         rng = Random(derive(self.seed, "random", number))

@@ -178,12 +178,12 @@ class _Keeping:
             return look
         keys = self._keys(look)
         found = self._cache.open(self._store, keys)
-        if len(found) < len(keys):
+        if not found.keys() >= set(keys):
             trouble = self._make(keys)
             if trouble is not None:
                 return trouble
             found = self._cache.open(self._store, keys)
-            if len(found) < len(keys):
+            if not found.keys() >= set(keys):
                 return "what was written could not be read back"
         columns = [found[key] for key in keys]
         whole = self._source.whole
@@ -223,7 +223,8 @@ class _Keeping:
         try:
             with self._store.locked():
                 # Another process may have made it while we waited.
-                missing = [k for k in keys if k not in self._cache.open(self._store, keys)]
+                found = self._cache.open(self._store, keys)
+                missing = [key for key in dict.fromkeys(keys) if key not in found]
                 return self._fill(keys, missing) if missing else None
         except _UnlikeError:
             return "samples are not all of one shape"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from retiarii.errors import MergeError
+from retiarii.errors import MergeError, ParseError
 from retiarii.ir.parse import parse
 from retiarii.optimizer.merge import merge as merge_where_it_pays
 from retiarii.testing.merging import check_merged, mixed_loss, tensors, train_alone, train_merged
@@ -55,6 +55,16 @@ def test_modules_without_example_inputs() -> None:
 def test_something_else_than_a_model() -> None:
     with pytest.raises(MergeError, match="model 1 is a str"):
         merge([net(), "resnet18"], X)
+
+
+def test_a_module_where_a_list_of_them_is_meant() -> None:
+    with pytest.raises(MergeError, match=r"one Sequential, not a list.*(?s:.*)fix: .*\[model\]"):
+        merge(net(), X)
+
+
+def test_a_model_that_does_not_run_is_named() -> None:
+    with pytest.raises(ParseError, match=r"at: model 1, "):
+        merge([net(), nn.Linear(5, 2)], X)
 
 
 def test_one_module_twice() -> None:
@@ -167,6 +177,23 @@ def test_a_frozen_module_in_two_models() -> None:
     models = [nn.Sequential(backbone, nn.Linear(2, 2).double()) for _ in range(2)]
     merged = check_merged(models, [(X,), (X,)])
     assert merged.stats.shared >= 4
+
+
+def test_a_frozen_layer_that_models_share_stays_frozen() -> None:
+    stem = nn.Linear(4, 4).requires_grad_(False)
+    models = [nn.Sequential(stem, nn.Linear(4, 2)) for _ in range(3)]
+    merged = merge(models, torch.zeros(2, 4))
+    merged.requires_grad_(True)
+    with pytest.raises(MergeError, match=r"share '0\.weight'"):
+        merged(torch.zeros(2, 4))
+
+
+def test_layers_that_are_frozen_after_merging_stay_so_when_models_leave() -> None:
+    merged = merge([net(5, 0), net(5, 1), net(6, 2)], X)
+    first = next(iter(merged.parameters())).requires_grad_(False)
+    left = merged.without([1])
+    assert [p.requires_grad for p in left.parameters()].count(False) == 1
+    assert next(iter(left.parameters())).shape[1:] == first.shape[1:]
 
 
 def test_partly_frozen_layers() -> None:

@@ -69,6 +69,10 @@ FOUND = {
             )
         )
     ],
+    "an unread branch beside a frozen one that is read": [
+        Recipe((Step("act"), Step("attention"), Step("act"), Step("conv"))),
+        Recipe((Step("attention"),), frozen=1, output="tuple"),
+    ],
     "the same batch norm in two groups that join its statistics": [
         Recipe(
             (
@@ -87,6 +91,11 @@ FOUND = {
             output="dict",
         ),
         Recipe((Step("no_grad", 3, 1), Step("act", 4))),
+    ],
+    # torch's backward pass crashed here: a channels-last input that takes no gradient.
+    "a group norm of a frozen layer": [
+        Recipe((Step("conv"), Step("groupnorm", 1), Step("mul", 2, 0)), frozen=1),
+        Recipe((Step("unused"), Step("groupnorm", 1), Step("mul", 2, 0)), frozen=1),
     ],
     "a zero behind trained layers": [
         Recipe((Step("conv"), Step("bn", 1), Step("zero", 2), Step("conv"), Step("add", 3, 4))),

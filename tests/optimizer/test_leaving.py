@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import retiarii as rt
 from retiarii.errors import MergeError
-from retiarii.optimizer.merged import MergedModel
+from retiarii.optimizer.merged import MergedModel, Remaining
 
 RATE = 0.05
 
@@ -92,9 +92,7 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(trained, lr=RATE, momentum=0.9)
 
 
-def carried(
-    old: MergedModel, left: rt.optimizer.merged.Remaining, sgd_old: torch.optim.SGD
-) -> torch.optim.SGD:
+def carried(old: MergedModel, left: Remaining, sgd_old: torch.optim.SGD) -> torch.optim.SGD:
     """The optimizer of the remaining models, with their momentum."""
     made = sgd(left.merged)
     for stack, origin in zip(left.merged.storage.stacks, left.moved.stacks, strict=True):
@@ -214,6 +212,7 @@ def test_every_tensor_is_where_the_map_says() -> None:
         old = getattr(merged, merged.storage.stacks[origin.stack].name)
         new = getattr(left.merged, stack.name)
         assert new.data_ptr() != old.data_ptr()
+        assert new.stride()[1:] == old.stride()[1:]  # filters stay channels-last
         index = ... if origin.plain else list(origin.members)
         torch.testing.assert_close(new, old[index], rtol=0, atol=0)
         if old.grad is not None:

@@ -45,6 +45,19 @@ def canonical_hash(graph: Graph) -> str:
     return form.digest().hex()
 
 
+def canonical_terms(graph: Graph) -> tuple[list[bytes], list[tuple[int, ...]]]:
+    """What the graph computes as terms, inputs first: each one's label, and the terms it reads.
+
+    Graphs of equal hash have the same terms, in some order. Labels say the operation and its
+    settings, and are the same in every process.
+    """
+    form = _Form(graph)
+    for record in form.live:
+        form.add(record)
+    form.close()
+    return form.labels, form.children
+
+
 class _Form:
     """The terms of one graph. A term is a position in ``labels``, ``children``, ``unordered``."""
 
@@ -227,14 +240,18 @@ class _Form:
 
     def digest(self) -> bytes:
         """The digest of all that the outputs need."""
-        outputs = tuple(self._values[node][index] for node, index in self._graph.output_refs())
-        self._new(self._header(), outputs, False)
-        self._keep_needed()
+        self.close()
         colours = self._colours({})
         if len(set(colours)) < len(colours):
             numbers = number_twins(colours, self.children, self.unordered)
             colours = self._colours(numbers)
         return colours[-1]
+
+    def close(self) -> None:
+        """Adds the last term, which reads all outputs, and drops what it does not need."""
+        outputs = tuple(self._values[node][index] for node, index in self._graph.output_refs())
+        self._new(self._header(), outputs, False)
+        self._keep_needed()
 
     def _header(self) -> bytes:
         graph = self._graph

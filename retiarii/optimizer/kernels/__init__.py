@@ -20,7 +20,13 @@ from retiarii.optimizer.kernels.matmul import (
     batched_baddbmm,
     folded_matmul,
 )
-from retiarii.optimizer.kernels.normalisation import batch_norm, instance_norm, layer_norm, rms_norm
+from retiarii.optimizer.kernels.normalisation import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
 from retiarii.optimizer.kernels.pooling import by_member, global_average
 from retiarii.optimizer.kernels.randomness import (
     drawn,
@@ -82,6 +88,7 @@ __all__ = [
     "gathered_relu",
     "gathered_scale",
     "global_average",
+    "group_norm",
     "gru",
     "gru_cell",
     "gumbel_softmax",

@@ -85,6 +85,20 @@ def _write_back(running: Tensor | None, flat: Tensor | None) -> None:
         running.data.copy_(flat.view_as(running))  # as torch does: autograd is not told
 
 
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Group normalisation of ``[B, G * C, *]``.
+
+    On CPUs torch's backward pass of a channels-last input that takes no gradient itself writes to
+    a null pointer (torch 2.13): such an input is copied.
+    """
+    learns = any(t is not None and t.requires_grad for t in (weight, bias))
+    if learns and not x.requires_grad and x.device.type == "cpu":
+        x = x.contiguous()
+    return F.group_norm(x, groups, weight, bias, eps)
+
+
 def instance_norm(
     x: Tensor,
     running_mean: Tensor | None,

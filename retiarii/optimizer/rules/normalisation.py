@@ -41,7 +41,7 @@ def _group_norm(fusion: Fusion, given: Arguments) -> Lowering | None:
     parts = (f"${x}", str(groups * fusion.size), *flat, literal(given.values["eps"]))
     forms = [Form.MEMBERS] * len(call.inputs)
     forms[x] = Form.CHANNELS
-    return Lowering(f"F.group_norm({', '.join(parts)})", tuple(forms), (Form.CHANNELS,))
+    return Lowering(f"kernels.group_norm({', '.join(parts)})", tuple(forms), (Form.CHANNELS,))
 
 
 def _instance_norm(fusion: Fusion, given: Arguments) -> Lowering | None:

@@ -19,6 +19,11 @@ def largest_share(problem: Problem) -> Schedule:
     return _agenda(problem, lambda _kind, ready, left: -ready / left)
 
 
+def run_by_left(problem: Problem, rank: Callable[[float], float]) -> Schedule:
+    """The type with the highest rank of its ready share."""
+    return _agenda(problem, lambda _kind, ready, left: -rank(ready / left))
+
+
 def most_ready(problem: Problem) -> Schedule:
     """The type with most ready nodes."""
     return _agenda(problem, lambda _kind, ready, _left: -float(ready))

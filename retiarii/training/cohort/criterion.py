@@ -13,6 +13,7 @@ from retiarii.training.cohort.failure import reraise_memory
 from retiarii.training.cohort.loss_rows import ROWS
 from retiarii.training.cohort.losses import stacked_loss
 from retiarii.training.cohort.outputs import Outputs
+from retiarii.training.cohort.placing import placed
 from retiarii.training.losses import Loss
 
 Failures = dict[int, Exception]
@@ -116,5 +117,5 @@ class Criterion:
         if models == list(range(self._models)):
             return values
         return values.new_zeros(self._models).index_copy_(
-            0, torch.tensor(models, device=values.device), values
+            0, placed(models, torch.int64, values.device), values
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from retiarii.ir.tracing.structure import rebuild
 from retiarii.ir.types import Result
 from retiarii.optimizer.forest import SHARED
 from retiarii.optimizer.merged import MergedModel, Program
+from retiarii.training.cohort.placing import placed
 from retiarii.training.structure import map_tensors
 
 
@@ -35,7 +37,10 @@ class Outputs:
         if len(places) == len(self.models):
             return self
         models = tuple(self.models[p] for p in places)
-        return Outputs(models, map_tensors(lambda t: t[places], self.value))
+        return Outputs(
+            models,
+            map_tensors(lambda t: t[placed(places, torch.int64, t.device)], self.value),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def _taken(alike: _Alike, tensors: list[Tensor]) -> Outputs:
         if position.plain:
             tensor = tensor.expand(len(alike.models), *tensor.shape)
         elif position.places is not None:
-            tensor = tensor[list(position.places)]
+            tensor = tensor[placed(position.places, torch.int64, tensor.device)]
         values.append(tensor)
     value = rebuild(alike.structure, lambda v: values[v.index] if isinstance(v, Result) else v)
     return Outputs(alike.models, value)

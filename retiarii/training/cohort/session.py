@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from retiarii.optimizer.stats import Stats
 from retiarii.training.checkpoint import Checkpoint
 from retiarii.training.cohort.failure import fail, out_of_memory
 from retiarii.training.cohort.member import Member, compatible, is_whole
@@ -184,16 +185,18 @@ class _Session:
     def _merged(
         self, running: _Running, active: Sequence[Member], members: list[Member]
     ) -> _Running:
-        running.hand_over(active)
-        running.trainer = None  # so that its memory is free for the next
         attach = self._evaluator.attach(members[0].trial)
-        trainer = CohortTrainer([m.part() for m in members], self._evaluator.task, attach)
+        if running.trainer is not None and all(m in running.members for m in members):
+            gone = [i for i, member in enumerate(running.members) if member not in members]
+            running.hand_over([m for m in active if m not in members])
+            trainer = running.trainer.without(gone, attach)
+        else:
+            running.hand_over(active)
+            running.trainer = None  # so that its memory is free for the next
+            trainer = CohortTrainer([m.part() for m in members], self._evaluator.task, attach)
         for member in members:
             member.state = None
-        stats = trainer.stats
-        members[0].trial.note(
-            f"cohort of {stats.models}: {stats.nodes_before} calls as {stats.nodes_after}"
-        )
+        members[0].trial.note(_described(trainer.stats))
         return _Running(members, trainer)
 
     def _advance(self, running: _Running) -> None:
@@ -212,6 +215,19 @@ class _Session:
                     result,
                     partial(_state, trainer, index),
                 )
+
+
+def _described(stats: Stats) -> str:
+    """What a cohort was merged to, in one line."""
+    parts = [f"cohort of {stats.models}: {stats.nodes_before} calls as {stats.nodes_after}"]
+    if stats.shared:
+        parts.append(f"{stats.shared} shared")
+    ratio = stats.choice.estimated_ratio
+    if not stats.choice.fuse:
+        parts.append(stats.choice.reason)
+    elif ratio is not None:
+        parts.append(f"about {ratio:.1f} times as fast as one by one")
+    return ", ".join(parts)
 
 
 def _state(trainer: CohortTrainer, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -36,7 +36,8 @@ class SingleTrainer:
     @property
     def model(self) -> nn.Module:
         """The model with its present weights; a copy."""
-        return self._cohort.merged.module_of(0)
+        made: nn.Module = self._cohort.merged.module_of(0)
+        return made
 
     def advance(self) -> dict[str, float]:
         """As :meth:`EpochTrainer.advance`.
@@ -58,7 +59,7 @@ class SingleTrainer:
         """As :meth:`EpochTrainer.tensors`."""
         return self._cohort.tensors(0)
 
-    def meta(self) -> Mapping[str, Any]:
+    def meta(self) -> dict[str, Any]:
         """As :meth:`EpochTrainer.meta`."""
         return self._cohort.meta(0)
 

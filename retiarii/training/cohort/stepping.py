@@ -16,6 +16,7 @@ from retiarii.training.cohort.accumulation import GradientSum
 from retiarii.training.cohort.averaging import FlatAverages
 from retiarii.training.cohort.clipping import Clipping
 from retiarii.training.cohort.optimizers import build_optimizer
+from retiarii.training.cohort.placing import placed
 from retiarii.training.cohort.rates import Progress, Rates
 from retiarii.training.cohort.scaling import LossScales
 from retiarii.training.cohort.stacks import FlatGradient, FlatParameters
@@ -130,14 +131,16 @@ class Stepping:
         values = torch.cat([part for _, part in losses])
         if any(model in gone for model in models):
             kept = [i for i, model in enumerate(models) if model not in gone]
-            values, models = values[kept], [models[i] for i in kept]
+            values = values[placed(kept, torch.int64, values.device)]
+            models = [models[i] for i in kept]
         own = [weights[model] for model in models]
         if any(w != own[0] for w in own):
-            values = values * torch.tensor(own, dtype=values.dtype, device=values.device)
+            values = values * placed(own, values.dtype, values.device)
         elif own[0] != 1.0:
             values = values * own[0]
         if self._scales is not None:
-            values = values * self._scales.scales[models].to(values.dtype)
+            where = placed(models, torch.int64, values.device)
+            values = values * self._scales.scales[where].to(values.dtype)
         return values.sum()
 
     def _update(self, gradient: FlatGradient, due: Sequence[bool]) -> None:
@@ -149,7 +152,9 @@ class Stepping:
                 )
             ]
         )
-        skip = None if all(due) else ~torch.tensor(due, device=self._device)
+        skip = None
+        if not all(due):
+            skip = placed([not flag for flag in due], torch.bool, self._device)
         overflown = None if self._scales is None else self._scales.unscale(gradient)
         self._clipping.apply(gradient)
         still = overflown if skip is None or overflown is None else skip | overflown

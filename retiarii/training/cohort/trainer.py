@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from retiarii.ir.graph import Graph
+from retiarii.optimizer.collecting import without_collection
 from retiarii.optimizer.compile import Options
 from retiarii.optimizer.lift import Model
 from retiarii.optimizer.merge import check_mergeable
@@ -90,6 +91,7 @@ class CohortTrainer:
         parts: the models.
         task: what they are trained for.
         attach: makes sources that begin where the models' frozen part ends, see `FrozenCache`.
+        merged: the models merged, with their present weights, where they are that already.
 
     Attributes:
         parts: as given.
@@ -103,18 +105,19 @@ class CohortTrainer:
         TrialError: a state that does not fit its model.
     """
 
-    def __init__(self, parts: Sequence[Part], task: Task, attach: Attach | None = None) -> None:
-        self.parts = tuple(parts)
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        task: Task,
+        attach: Attach | None = None,
+        merged: MergedModel | None = None,
+    ) -> None:
+        # Their state is the trainer's from here on.
+        self.parts = tuple(replace(part, state=None) for part in parts)
         self._settings = parts[0].settings
         self._device = self._settings.device
         self._dtype = float_dtype(parts[0].module)
-        for part in parts:
-            if part.state is not None:
-                load_module(part.module, part.state)
-        models = [Model.of(part.graph, part.module) for part in parts]
-        check_mergeable(models)
-        originals = [part.module for part in parts]
-        self.merged = MergedModel(models, originals, Options()).to(self._device)
+        self.merged = self._merge(parts) if merged is None else merged
         self._reader = OutputReader(self.merged)
         self.stepping = Stepping(self.merged, parts, self._device)
         self._criterion = Criterion(task.loss, len(parts), self._device, self._dtype, self._run_as)
@@ -129,6 +132,33 @@ class CohortTrainer:
         attached = Attached(task) if attach is None else attach(self.merged, parts[0], task)
         self._task = attached.task
         self.rest = attached.rest
+        self._given = task
+
+    def _merge(self, parts: Sequence[Part]) -> MergedModel:
+        models = []
+        for part in parts:
+            if part.state is not None:
+                load_module(part.module, part.state)
+            # What pays is measured on the device that the models are on.
+            models.append(Model.of(part.graph, part.module.to(self._device)))
+        check_mergeable(models)
+        options = Options(batch=self._settings.batch_size)
+        with without_collection():
+            return MergedModel(models, [part.module for part in parts], options)
+
+    def without(self, gone: Collection[int], attach: Attach | None = None) -> CohortTrainer:
+        """The others in training, with all that theirs goes on from; merged anew in a little time.
+
+        Args:
+            gone: the numbers of the models that leave. The others are numbered anew, in order.
+            attach: as for the whole cohort.
+        """
+        parts = [
+            replace(part, state=Checkpoint(self.epoch, self.stepping.tensors(i), self.meta(i)))
+            for i, part in enumerate(self.parts)
+            if i not in gone
+        ]
+        return CohortTrainer(parts, self._given, attach, self.merged.without(gone))
 
     @property
     def stats(self) -> Stats:
@@ -274,8 +304,7 @@ class CohortTrainer:
         with self._autocast():
             rest = self.rest.get(self.merged.training)
             if rest is not None:
-                tensors = rest(batch.inputs)
-                return self._reader.read(tensors), tensors
+                return self._reader.read(rest(batch.inputs))
             if self._call is None:
                 module = self.parts[0].module
                 self._call = caller(module, batch.inputs, self.merged.stacked)

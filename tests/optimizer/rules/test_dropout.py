@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,6 +83,39 @@ def test_dropouts_of_channels(
     op: Callable[..., Any], rank: int, p: float, shared: bool, form: Form
 ) -> None:
     _try(op, (2, 4, 3, 2, 3)[:rank], p=p, form=form, shared=shared)
+
+
+@BOTH
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0), (2, 0, 3, 1)])
+@pytest.mark.parametrize(
+    ("op", "more"),
+    [
+        (F.dropout, {"p": 0.3}),
+        (F.alpha_dropout, {"p": 0.3, "training": True}),
+        (torch.rand_like, {}),
+        (torch.randn_like, {}),
+        (torch.randint_like, {"low": 0, "high": 9}),
+    ],
+)
+def test_draws_in_the_order_of_memory(
+    op: Callable[..., Any],
+    more: dict[str, Any],
+    order: tuple[int, ...],
+    dtype: torch.dtype,
+    shared: bool,
+    form: Form,
+) -> None:
+    rows = [[torch.rand(SHAPE, dtype=dtype)] for _ in range(3)]
+    rows = [rows[0]] * 3 if shared else rows
+    call, _ = call_of_function(op, (rows[0][0],), more)
+
+    def alone(x: Tensor) -> Any:
+        back = [order.index(d) for d in range(x.ndim)]
+        return op(x.permute(order).contiguous().permute(back), **more)
+
+    check_random(replace(call, order=order), alone, rows, [shared], form)
 
 
 def test_samples_of_one_dimension_under_dropout2d() -> None:

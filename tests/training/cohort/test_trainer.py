@@ -67,10 +67,10 @@ def perceptron(width, classes=CLASSES):
 class Transformer(nn.Module):
     def __init__(self, width, heads, layers):
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(4, width), nn.Dropout(0.1))
+        self.embed = nn.Linear(4, width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, heads, 2 * width, dropout=0.0, batch_first=True, bias=False
+                width, heads, 2 * width, dropout=0.1, batch_first=True, bias=False
             )
             for _ in range(layers)
         )
@@ -454,6 +454,25 @@ def test_from_a_cohort_to_alone_and_to_another_cohort(mixture):
             unbroken[index].advance()
         for _ in range(2):
             check_metrics(alone.advance(), unbroken[index].advance(), 1e-9)
+
+
+def test_some_leave_and_the_rest_goes_on(mixture):
+    """With optimizer states, averages and schedules, and without merging from the beginning."""
+    choices = {"optimizer": OPTIMIZERS, "ema": [0.9, None], "accumulate": [2, 1, 1]}
+    made = evaluator(schedule=ReduceOnPlateau(patience=0), epochs=6, **{
+        name: choice(options, name) for name, options in choices.items()
+    })  # fmt: skip
+    trials = candidates_trials(mixture, **choices)
+    alone = [made.trainer(trial) for trial in trials]
+    cohort, numbers = CohortTrainer(parts_of(made, trials), made.task), list(range(8))
+    for gone in ([], [0, 3], [], [5], [1, 2]):
+        if gone:
+            cohort = cohort.without(gone)
+            numbers = [n for i, n in enumerate(numbers) if i not in gone]
+        for result, number in zip(cohort.advance(), numbers, strict=True):
+            check_metrics(result, alone[number].advance(), 1e-9)
+    for place, number in enumerate(numbers):
+        check_state(cohort, place, alone[number], 1e-9)
 
 
 def test_from_alone_into_a_cohort(mixture):

@@ -1,0 +1,149 @@
+"""Local search: hill climbing over neighbours, with restarts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from retiarii.errors import StrategyError
+from retiarii.mutators.choice import Categorical, Chooser, Domain, Integer, Raw
+from retiarii.seeding import derive
+from retiarii.strategies.base import TryingStrategy, whole
+from retiarii.strategies.heirs import Heir, genes_of
+from retiarii.strategies.sampling import from_unit, size, to_unit
+from retiarii.strategies.tried import Step, Unexplored
+
+if TYPE_CHECKING:
+    from retiarii.search_space import Point, SearchSpace
+
+# How far a number moves, in unit space: far first, so that a climb crosses the range quickly.
+_STRIDES = (0.25, 0.08, 0.02, 0.005)
+
+
+class _Asked(NamedTuple):
+    """A proposal whose result is not known."""
+
+    steps: tuple[Step, ...]
+    climb: int
+
+
+@dataclass(slots=True)
+class _Place:
+    """A scored point of the climb, and the changes of one decision that were not tried yet."""
+
+    steps: tuple[Step, ...]
+    score: float
+    moves: list[Step] | None = None
+
+
+@dataclass(slots=True)
+class _Climb:
+    """One hill: its scored points, the best first."""
+
+    number: int = 0
+    starts: int = 0  # random points that it began with, so far
+    places: list[_Place] = field(default_factory=list)
+
+
+class LocalSearch(TryingStrategy):
+    """Moves to the first neighbour that is better; from the top of a hill, it starts on another.
+
+    A neighbour differs in one decision: any other option, or a number some steps up or down.
+    Decisions that the change makes disappear are dropped, and those that appear are drawn. A climb
+    begins at the best of ``starts`` random points; it ends when every neighbour of its best point
+    is known and none is better.
+
+    While results are outstanding (batches, several workers) and the best point's neighbours are all
+    proposed, those of the next best are tried, so that nobody waits and little is lost.
+
+    As a method for architectures: White et al., "Exploring the loss landscape in neural
+    architecture search" (UAI 2021), and Den Ottelander et al. (EMO 2021).
+
+    Args:
+        starts: random points that a climb begins with.
+        patience: infeasible proposals in a row before it gives up.
+
+    Raises:
+        StrategyError: an option is out of its range.
+    """
+
+    name: ClassVar[str] = "local"
+
+    def __init__(self, *, starts: int = 10, patience: int = 1000) -> None:
+        super().__init__(patience=patience)
+        self.starts = whole("starts", starts, 1)
+
+    def begin(self, space: SearchSpace, seed: int) -> None:
+        super().begin(space, seed)
+        self._climb = _Climb()
+        self._asked: dict[int, _Asked] = {}
+
+    def ask(self, number: int) -> Point | None:
+        rng = Random(derive(self.seed, "local", number))
+        found = self.propose(lambda: self._next(rng))
+        if found is None:
+            return None
+        self._asked[number] = _Asked(found.steps, self._climb.number)
+        return found.point
+
+    def tell(self, number: int, score: float | None) -> None:
+        if number not in self._asked:
+            raise StrategyError(
+                f"trial {number} was told a result, and is not waiting for one",
+                fix="tell each trial once, after it was asked for",
+            )
+        steps, climb = self._asked.pop(number)
+        if climb != self._climb.number or score is None or not math.isfinite(score):
+            return
+        places = self._climb.places
+        # Among equals the newest comes first: a plateau is walked along, and not circled.
+        at = next((i for i, place in enumerate(places) if place.score <= score), len(places))
+        places.insert(at, _Place(steps, score))
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "starts": self.starts, "patience": self.patience}
+
+    def _next(self, rng: Random) -> Chooser:
+        """A chooser for a neighbour that was not proposed, or for a random point."""
+        climb = self._climb
+        if climb.starts < self.starts:
+            climb.starts += 1
+            return Unexplored(self.tried, rng)
+        waiting = any(asked.climb == climb.number for asked in self._asked.values())
+        for place in climb.places if waiting else climb.places[:1]:
+            if place.moves is None:
+                place.moves = _moves(place.steps, rng)
+            while place.moves:
+                move = place.moves.pop()
+                heir = Heir(genes_of(place.steps) | {move.label: move}, rng)
+                if self.tried.is_new(heir):
+                    return heir
+        if not waiting:
+            self._climb = _Climb(climb.number + 1, starts=1)
+        return Unexplored(self.tried, rng)
+
+
+def _moves(steps: tuple[Step, ...], rng: Random) -> list[Step]:
+    """Every change of one decision, in random order; to be taken from the end."""
+    moves = [
+        step._replace(raw=raw)
+        for step in steps
+        if size(step.domain) != 1
+        for raw in _neighbours(step.domain, step.raw)
+    ]
+    rng.shuffle(moves)
+    return moves
+
+
+def _neighbours(domain: Domain, raw: Raw) -> list[Raw]:
+    """The other options, or the numbers some strides away."""
+    if isinstance(domain, Categorical):
+        return [other for other in range(domain.n) if other != raw]
+    at = to_unit(domain, raw)
+    ways = [at + sign * stride for stride in _STRIDES for sign in (1, -1)]
+    found = [from_unit(domain, unit) for unit in ways if 0.0 <= unit <= 1.0]
+    if isinstance(domain, Integer):
+        found += [n for n in (int(raw) - 1, int(raw) + 1) if domain.low <= n <= domain.high]
+    return [other for other in dict.fromkeys(found) if other != raw]
