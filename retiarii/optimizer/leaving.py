@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from retiarii.errors import MergeError
-from retiarii.optimizer import kernels
 from retiarii.optimizer.beginning import Begun, Laid
 from retiarii.optimizer.forest import SHARED, Forest, Item, Outputs, Port
 from retiarii.optimizer.group import has_rule
@@ -117,9 +116,12 @@ def selected(tensor: Tensor, origin: Origin) -> Tensor:
     tensor = tensor.detach()
     if origin.plain or len(origin.members) == len(tensor):
         return tensor.clone()
-    return kernels.filters(
-        tensor.index_select(0, torch.tensor(origin.members, device=tensor.device))
-    )
+    # In the order in which it lies in memory, so that it stays so and is copied once.
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=strides.__getitem__, reverse=True)
+    members = torch.tensor(origin.members, device=tensor.device)
+    chosen = tensor.permute(order).index_select(order.index(0), members)
+    return chosen.permute([order.index(d) for d in range(tensor.ndim)])
 
 
 def storage_without(storage: Storage, stay: Sequence[int]) -> tuple[Storage, tuple[Origin, ...]]:

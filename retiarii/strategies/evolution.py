@@ -73,8 +73,9 @@ class Evolution(TryingStrategy):
 
     def begin(self, space: SearchSpace, seed: int) -> None:
         super().begin(space, seed)
-        self._living: deque[_Member] = deque(maxlen=self.population)
+        self._living: deque[_Member] = deque()
         self._waiting: dict[int, tuple[Step, ...]] = {}
+        self._batch = 0  # how many results were outstanding at most
 
     def ask(self, number: int) -> Point | None:
         rng = Random(derive(self.seed, "evolution", number))
@@ -85,6 +86,7 @@ class Evolution(TryingStrategy):
         if found is None:
             return None
         self._waiting[number] = found.steps
+        self._batch = max(self._batch, len(self._waiting))
         return found.point
 
     def tell(self, number: int, score: float | None) -> None:
@@ -96,6 +98,9 @@ class Evolution(TryingStrategy):
         steps = self._waiting.pop(number)
         if score is not None and math.isfinite(score):
             self._living.append(_Member(steps, score))
+        # A batch larger than the population would push out its own first half unseen.
+        while len(self._living) > max(self.population, self._batch):
+            self._living.popleft()
 
     def describe(self) -> dict[str, Any]:
         options = ("population", "sample", "crossover", "step", "attempts", "patience")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retiarii.ir.canonical.form import canonical_terms
 from retiarii.mutators.choice import Categorical
 from retiarii.strategies.sampling import size, to_unit
 from retiarii.strategies.tried import Step
@@ -52,6 +51,9 @@ def graph_features(graph: Graph) -> dict[Any, float]:
     and costs are logarithms. As features of architectures: Ru et al., "Interpretable neural
     architecture search via Bayesian optimisation with Weisfeiler-Lehman kernels" (ICLR 2021).
     """
+    # Brings torch along, which a search without models does not need.
+    from retiarii.ir.canonical.form import canonical_terms
+
     labels, children = canonical_terms(graph)
     colours = labels
     counts: Counter[Any] = Counter((0, colour) for colour in colours)

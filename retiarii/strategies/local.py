@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retiarii.errors import StrategyError
 from retiarii.mutators.choice import Categorical, Chooser, Domain, Integer, Raw
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 _STRIDES = (0.25, 0.08, 0.02, 0.005)
 
 
-class _Asked(NamedTuple):
-    """A proposal whose result is not known."""
-
-    steps: tuple[Step, ...]
-    climb: int
-
-
 @dataclass(slots=True)
 class _Place:
     """A scored point of the climb, and the changes of one decision that were not tried yet."""
@@ -42,7 +35,6 @@ class _Place:
 class _Climb:
     """One hill: its scored points, the best first."""
 
-    number: int = 0
     starts: int = 0  # random points that it began with, so far
     places: list[_Place] = field(default_factory=list)
 
@@ -78,14 +70,14 @@ class LocalSearch(TryingStrategy):
     def begin(self, space: SearchSpace, seed: int) -> None:
         super().begin(space, seed)
         self._climb = _Climb()
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, tuple[Step, ...]] = {}
 
     def ask(self, number: int) -> Point | None:
         rng = Random(derive(self.seed, "local", number))
         found = self.propose(lambda: self._next(rng))
         if found is None:
             return None
-        self._asked[number] = _Asked(found.steps, self._climb.number)
+        self._asked[number] = found.steps
         return found.point
 
     def tell(self, number: int, score: float | None) -> None:
@@ -94,8 +86,8 @@ class LocalSearch(TryingStrategy):
                 f"trial {number} was told a result, and is not waiting for one",
                 fix="tell each trial once, after it was asked for",
             )
-        steps, climb = self._asked.pop(number)
-        if climb != self._climb.number or score is None or not math.isfinite(score):
+        steps = self._asked.pop(number)
+        if score is None or not math.isfinite(score):
             return
         places = self._climb.places
         # Among equals the newest comes first: a plateau is walked along, and not circled.
@@ -111,7 +103,7 @@ class LocalSearch(TryingStrategy):
         if climb.starts < self.starts:
             climb.starts += 1
             return Unexplored(self.tried, rng)
-        waiting = any(asked.climb == climb.number for asked in self._asked.values())
+        waiting = bool(self._asked)
         for place in climb.places if waiting else climb.places[:1]:
             if place.moves is None:
                 place.moves = _moves(place.steps, rng)
@@ -121,7 +113,7 @@ class LocalSearch(TryingStrategy):
                 if self.tried.is_new(heir):
                     return heir
         if not waiting:
-            self._climb = _Climb(climb.number + 1, starts=1)
+            self._climb = _Climb(starts=1)
         return Unexplored(self.tried, rng)
 
 

@@ -1,0 +1,153 @@
+"""Search by a controller that is trained with policy gradients (after ENAS)."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from retiarii.errors import StrategyError
+from retiarii.mutators.choice import Domain, Raw
+from retiarii.seeding import derive
+from retiarii.strategies.base import TryingStrategy, whole, within
+from retiarii.strategies.controller import Controller, answer_of, answers, drawn, raw_of
+from retiarii.strategies.sampling import sample_open, size
+from retiarii.strategies.tried import Cursor, Step, Tried
+
+if TYPE_CHECKING:
+    from retiarii.search_space import Point, SearchSpace
+
+# Draws of a number from the controller before one that is new is drawn as the space says.
+_DRAWS = 8
+# A result this many deviations off the baseline counts as one that is.
+_CLIP = 2.0
+
+
+class _Elite(NamedTuple):
+    score: float
+    number: int
+    steps: tuple[Step, ...]
+
+
+class Reinforce(TryingStrategy):
+    """A controller draws decision after decision, and is rewarded for what scores well.
+
+    The reward is how far a score lies above a moving baseline, in moving deviations, so that its
+    unit is of no matter. An entropy bonus keeps the controller from settling early. With every
+    result, the best ``elites`` so far are made likelier too, as in Abolafia et al., "Neural
+    program synthesis with priority queue training" (2018): a search has hundreds of trials, where
+    a policy gradient alone would need thousands. What was proposed is left out of the draw.
+
+    After Zoph and Le (ICLR 2017), and Pham et al., "ENAS" (ICML 2018); the controller is a softmax
+    over earlier answers in place of an LSTM: see `Controller`. It is a function of the results, so
+    that a resumed search rebuilds it by being told them again.
+
+    Args:
+        rate: how far one result moves the controller.
+        entropy: weight of the entropy bonus, beside ``rate``.
+        baseline: how much of the moving baseline each result keeps.
+        elites: how many of the best are learnt again; 0 is the policy gradient alone.
+        patience: infeasible proposals in a row before it gives up.
+
+    Raises:
+        StrategyError: an option is out of its range.
+    """
+
+    name: ClassVar[str] = "reinforce"
+
+    def __init__(
+        self,
+        *,
+        rate: float = 0.1,
+        entropy: float = 0.1,
+        baseline: float = 0.9,
+        elites: int = 10,
+        patience: int = 1000,
+    ) -> None:
+        super().__init__(patience=patience)
+        self.rate = within("rate", rate, 1e-6, 10.0)
+        self.entropy = within("entropy", entropy, 0.0, 10.0)
+        self.baseline = within("baseline", baseline, 0.0, 0.9999)
+        self.elites = whole("elites", elites, 0)
+
+    def begin(self, space: SearchSpace, seed: int) -> None:
+        super().begin(space, seed)
+        self._controller = Controller()
+        self._asked: dict[int, tuple[Step, ...]] = {}
+        self._best: list[_Elite] = []
+        self._mean = self._square = self._weight = 0.0
+
+    def ask(self, number: int) -> Point | None:
+        rng = Random(derive(self.seed, "reinforce", number))
+        found = self.propose(lambda: _Draw(self._controller, self.tried, rng))
+        if found is None:
+            return None
+        self._asked[number] = found.steps
+        return found.point
+
+    def tell(self, number: int, score: float | None) -> None:
+        if number not in self._asked:
+            raise StrategyError(
+                f"trial {number} was told a result, and is not waiting for one",
+                fix="tell each trial once, after it was asked for",
+            )
+        steps = self._asked.pop(number)
+        if score is None or not math.isfinite(score):
+            return
+        reward = self._reward(score)
+        self._controller.learn(steps, self.rate * reward, self.rate * self.entropy)
+        self._best.append(_Elite(score, number, steps))
+        self._best.sort(key=lambda elite: (-elite.score, elite.number))
+        del self._best[self.elites :]
+        for elite in self._best:
+            share = self.rate / len(self._best)
+            self._controller.learn(elite.steps, share, 0.0)
+
+    def describe(self) -> dict[str, Any]:
+        options = ("rate", "entropy", "baseline", "elites", "patience")
+        return {"name": self.name} | {option: getattr(self, option) for option in options}
+
+    def _reward(self, score: float) -> float:
+        """How far a score is above the baseline; then the baseline moves."""
+        mean = self._mean / self._weight if self._weight else score
+        variance = self._square / self._weight if self._weight else 0.0
+        keep = self.baseline
+        self._weight = keep * self._weight + 1.0
+        self._mean = keep * self._mean + score
+        self._square = keep * self._square + (score - mean) ** 2
+        above = (score - mean) / math.sqrt(variance) if variance > 0.0 else 0.0
+        return max(-_CLIP, min(_CLIP, above))
+
+
+class _Draw:
+    """A chooser that asks a controller, and leaves out what leads to nothing new."""
+
+    __slots__ = ("_before", "_controller", "_cursor", "_rng")
+
+    def __init__(self, controller: Controller, tried: Tried, rng: Random) -> None:
+        self._controller = controller
+        self._cursor = Cursor(tried)
+        self._rng = rng
+        self._before: list[int] = []
+
+    def __call__(self, label: str, domain: Domain) -> Raw:
+        closed = self._cursor.closed(label, domain)
+        if size(domain) == 1:
+            raw = sample_open(domain, self._rng, closed)
+        else:
+            likely = self._controller.likely(label, domain, self._before)
+            if closed and answers(domain) == size(domain):
+                likely = likely.copy()
+                likely[[answer_of(domain, raw) for raw in closed]] = 0.0
+                likely = np.maximum(likely, 0.0)
+            for _ in range(_DRAWS):
+                raw = raw_of(domain, drawn(likely, self._rng), self._rng)
+                if raw not in closed:
+                    break
+            else:
+                raw = sample_open(domain, self._rng, closed)
+            self._before.append(self._controller.token(label, domain, raw))
+        self._cursor.advance(raw)
+        return raw
