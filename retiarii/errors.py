@@ -76,6 +76,10 @@ class StrategyError(RetiariiError):
     """A strategy that does not exist, or cannot search this space."""
 
 
+class SchedulerError(RetiariiError):
+    """A scheduler that does not exist, or cannot work for this search."""
+
+
 class StoreError(RetiariiError):
     """The experiment's directory: in use, not writable, or of another search."""
 

@@ -118,10 +118,12 @@ class _Lifter:
                     where=f"model {number}",
                     fix="merge candidates: space.sample(seed), or space.freeze(decisions)",
                 )
-            reads = [values[ref.node][ref.index] for ref in record.inputs]
             if record.op == "by_mode":
-                values[record.name] = (reads[0 if flag or len(reads) == 1 else 1],)
+                # What only the other mode needs has not run.
+                taken = record.inputs[0 if flag or len(record.inputs) == 1 else 1]
+                values[record.name] = (values[taken.node][taken.index],)
                 continue
+            reads = [values[ref.node][ref.index] for ref in record.inputs]
             training = modes.get(record.path or "", flag)
             order = orders.get(record.name)
             item, passed = self._item(number, model, record, reads, training, held, order)
@@ -140,6 +142,9 @@ class _Lifter:
                 item = replace(item, after=tuple(after))
             values[record.name] = tuple(Port(len(self.items), i) for i in range(len(record.types)))
             self.items.append(item)
+        for record in graph.records():
+            if record.op == "constant":
+                self._held(number, model, record, held)  # of the other mode
         # What no node reads is state all the same; an opaque module keeps its own buffers.
         opaque = tuple(f"{n.path}." if n.path else "" for n in graph.opaque)
         for key, tensor in model.tensors.items():

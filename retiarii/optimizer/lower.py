@@ -238,7 +238,7 @@ class _Writer:
             return self._shared_as(self._inputs[port.item], asked, size), None
         found = self._routes.inputs[g, j]
         if group.shared[j]:
-            return self._shared_as(self._variables[found[0].source].name, asked, size), None
+            return self._shared_as(self._plain(found[0]), asked, size), None
         if len(found) > 1 and port.item in written(self._items[group.members[0]], self._items):
             name = self._names.new(f"written{g}_{j}")
             homes = [self._slice(piece) for piece in found]
@@ -246,6 +246,13 @@ class _Writer:
             joined = f"{name} = torch.cat(({', '.join(homes)}))"
             return name, (joined, f"kernels.write_back({name}, ({', '.join(homes)}))")
         return self._joined(found, asked, size), None
+
+    def _plain(self, piece: Piece) -> str:
+        """The one member that all models share."""
+        variable = self._variables[piece.source]
+        return (
+            variable.name if variable.form is Form.PLAIN else f"{variable.name}[{piece.start}]"
+        )
 
     def _shared_as(self, text: str, asked: Form, size: int) -> str:
         if asked is Form.PLAIN:

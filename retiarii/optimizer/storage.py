@@ -102,6 +102,9 @@ def store(plan: Plan) -> Storage:
         if leaf not in placed:
             item = forest.items[leaf]
             assert item.leaf is not None
+            if item.owner == SHARED:
+                put([leaf], True)  # read in the other mode
+                continue
             lost = forest.lost.get(leaf, 0)
             key = (item.leaf.kind, item.leaf.trainable, item.call.results[0], lost)
             unread.setdefault(key, []).append(leaf)

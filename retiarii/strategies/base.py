@@ -134,16 +134,21 @@ class TryingStrategy(Strategy):
             if found.point is None:
                 self.infeasible += 1
                 infeasible += 1
+                self.passed_over(found)
             elif twins < self.TWINS and found.point.key() in self._keys:
                 self.twins += 1
                 twins += 1
                 infeasible = 0
+                self.passed_over(found)
             else:
                 self.note(found.point)
                 return found
         if self.tried.exhausted:
             return None
         raise barren(self.patience)
+
+    def passed_over(self, found: Trace) -> None:
+        """Called for each proposal that was infeasible, or a twin; for those that learn of it."""
 
     def note(self, point: Point) -> None:
         """Remembers what ``point`` trains, so that its twins are known."""

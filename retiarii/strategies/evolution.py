@@ -52,7 +52,7 @@ class Evolution(TryingStrategy):
         self,
         *,
         population: int = 30,
-        sample: int = 10,
+        sample: int = 20,
         crossover: float = 0.25,
         step: float = 0.15,
         attempts: int = 64,

@@ -77,9 +77,9 @@ class Predictor(TryingStrategy):
         self,
         *,
         initial: int = 10,
-        pool: int = 96,
+        pool: int = 64,
         looks: int = 6,
-        memory: int = 250,
+        memory: int = 200,
         patience: int = 1000,
     ) -> None:
         super().__init__(patience=patience)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
@@ -16,21 +17,29 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
     {
         "evolution": "retiarii.strategies.evolution:Evolution",
         "grid": "retiarii.strategies.grid:GridSearch",
+        "local": "retiarii.strategies.local:LocalSearch",
+        "predictor": "retiarii.strategies.predictor:Predictor",
         "random": "retiarii.strategies.random:RandomSearch",
+        "reinforce": "retiarii.strategies.reinforce:Reinforce",
     }
 )
+
+# The entry points by which installed packages offer strategies of their own.
+GROUP = "retiarii.strategies"
 
 
 def make_strategy(spec: str | Strategy, **options: Any) -> Strategy:
     """The strategy that ``spec`` says.
 
     Args:
-        spec: a name (`STRATEGIES`), ``"module:Class"``, or a strategy that is made already.
+        spec: a name (`STRATEGIES`, or an entry point of the group ``retiarii.strategies``),
+            ``"module:Class"``, or a strategy that is made already.
         options: keyword arguments of the strategy.
 
     Raises:
-        StrategyError: no such name, module or class; an unknown option or a value out of range;
-            options for a strategy that is made already.
+        StrategyError: no such name, module or class; an entry point that does not load, or that
+            several packages offer; an unknown option or a value out of range; options for a
+            strategy that is made already.
     """
     if isinstance(spec, Strategy):
         if options:
@@ -42,12 +51,7 @@ def make_strategy(spec: str | Strategy, **options: Any) -> Strategy:
     if not isinstance(spec, str):
         hint = "give an instance: add ()" if inspect.isclass(spec) else _known()
         raise StrategyError(f"{spec!r} is not a strategy", fix=hint)
-    place = STRATEGIES.get(spec, spec)
-    if ":" not in place:
-        raise StrategyError(
-            f"there is no strategy {spec!r}",
-            fix=f"nearest: {nearest(spec, list(STRATEGIES))}; or module:Class for your own",
-        )
+    place = _place(spec)
     kind = _load(place)
     _check_options(spec, kind, options)
     try:
@@ -58,6 +62,55 @@ def make_strategy(spec: str | Strategy, **options: Any) -> Strategy:
         raise StrategyError(
             f"{kind.__name__}() failed: {type(error).__name__}: {error}", where=place
         ) from error
+
+
+def _place(spec: str) -> str:
+    """``module:Class`` of a name. Ours come first, so that no package changes what they mean."""
+    place = STRATEGIES.get(spec, spec)
+    if ":" in place:
+        return place
+    offered = entry_points(group=GROUP)
+    matching = {point.value: point for point in offered if point.name == spec}
+    if len(matching) > 1:
+        raise StrategyError(
+            f"several packages offer a strategy {spec!r}: {', '.join(sorted(matching))}",
+            where=f"entry points of the group {GROUP!r}",
+            fix="name the one that is meant as module:Class",
+        )
+    if not matching:
+        names = sorted({*STRATEGIES, *(point.name for point in offered)})
+        raise StrategyError(
+            f"there is no strategy {spec!r}",
+            fix=f"nearest: {nearest(spec, names)}; or module:Class for your own",
+        )
+    (point,) = matching.values()
+    return _checked(point)
+
+
+def _checked(point: EntryPoint) -> str:
+    """``module:Class`` of an entry point, which is loaded as what is written like that."""
+    module, attribute = point.value.partition(":")[::2]
+    if not module or not attribute or "[" in attribute:
+        raise StrategyError(
+            f"the entry point {point.name!r} is {point.value!r}, which is no module:Class",
+            where=_origin(point),
+            fix=f'write {point.name} = "module:Class" in its package',
+        )
+    place = f"{module.strip()}:{attribute.strip()}"
+    try:
+        _load(place)
+    except StrategyError as error:
+        raise StrategyError(
+            f"the entry point {point.name!r} does not load: {error.cause}",
+            where=_origin(point),
+            fix=error.fix,
+        ) from error
+    return place
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f" of {point.dist.name}" if point.dist is not None else ""
+    return f"entry point {point.name!r} in {GROUP!r}{package}"
 
 
 def _load(place: str) -> type[Strategy]:

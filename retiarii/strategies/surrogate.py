@@ -16,8 +16,8 @@ from retiarii.strategies.features import Array
 _SCALES = (0.5, 1.0, 2.0, 4.0)
 _NOISES = (0.01, 0.1)
 # Members less likely than this, beside the likeliest, are left out until all are weighed again.
-_UNLIKELY = math.log(1e-3)
-_GROWTH = 1.1
+_UNLIKELY = math.log(0.02)
+_GROWTH = 1.2
 
 
 class _Kind(NamedTuple):

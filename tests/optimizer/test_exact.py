@@ -310,3 +310,29 @@ def test_candidates_begin_and_draw_as_their_seeds_say() -> None:
         model = candidate.build(seed)
         with fresh_stream(seed):
             torch.testing.assert_close(output, model(inputs[0].float()), rtol=1e-4, atol=1e-5)
+
+
+class _ByMode(nn.Module):
+    """Its evaluation mode has nodes and constants of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.scale = torch.arange(4, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if not self.training:
+            y = (y + torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype) * self.scale).relu()
+        return y
+
+
+@pytest.mark.parametrize("dedup", [True, False])
+def test_each_mode_has_its_own_nodes_and_constants(dedup: bool) -> None:
+    models = [_ByMode().double() for _ in range(2)]
+    merged = merge(models, torch.randn(3, 4, dtype=torch.float64), fuse="on", dedup=dedup)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for training in (True, False):
+        merged.train(training)
+        for model, out in zip(models, merged(x), strict=True):
+            torch.testing.assert_close(out, model.train(training)(x))
