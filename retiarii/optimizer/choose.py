@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +35,8 @@ from retiarii.optimizer.storage import store
 _CLEARLY: Final = 0.8
 # What saves less of a step than this is not worth a group more.
 _MATTERS: Final = 0.02
+# Below so many seconds little can be measured: a longer training decides anew.
+_BRIEF: Final = 2.0
 _PARTS: Final = (1, 4, 16)
 _LARGEST: Final = 64
 # Bytes of activations that processors keep at hand.
@@ -92,7 +95,14 @@ def kind_of(call: Call, shared: Sequence[bool]) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-def choose(lifted: Forest, plan: Plan, was: int, batch: int | None, device: torch.device) -> Choice:
+def choose(
+    lifted: Forest,
+    plan: Plan,
+    was: int,
+    batch: int | None,
+    device: torch.device,
+    most: float = math.inf,
+) -> Choice:
     """Decides for a plan, or remembers what was decided.
 
     Args:
@@ -101,9 +111,10 @@ def choose(lifted: Forest, plan: Plan, was: int, batch: int | None, device: torc
         was: the batch size of the example inputs.
         batch: the one that the models will be trained with; ``None``: the example's.
         device: where.
+        most: seconds that measuring may take, where that is less than the budget.
     """
-    seconds = budget()
-    if seconds == 0:
+    seconds = min(budget(), most)
+    if budget() == 0:
         return Choice(True, "all that can be is fused: measuring is off (RETIARII_MEASURE=0)")
     if all(len(g.members) == 1 for g in plan.groups):
         return Choice(True, "there is nothing to fuse: no two calls are alike")
@@ -120,7 +131,7 @@ def choose(lifted: Forest, plan: Plan, was: int, batch: int | None, device: torc
         cold = sum(_results(c) for c in calls) > _CACHED
         meter = Meter(device, batch or was, cache, seconds, cold)
         estimate = _Estimate(before, lifted, plan, calls, meter)
-        key = estimate.key(batch or was)
+        key = estimate.key(batch or was, seconds < _BRIEF)
         found = _read(cache.read(key))
         if found is None:
             found = _read(cache.settle(key, asdict(estimate.choice())))
@@ -134,12 +145,16 @@ def _read(value: Any) -> Choice | None:
             bool(value["fuse"]),
             str(value["reason"]),
             {str(k): int(v) for k, v in value["limits"].items()},
-            float(value["serial"]),
-            float(value["merged"]),
+            _number(value["serial"]),
+            _number(value["merged"]),
             tuple(map(str, value["kept"])),
         )
     except (TypeError, KeyError, ValueError, AttributeError):
         return None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 class _Estimate:
@@ -163,12 +178,13 @@ class _Estimate:
             if group.call.op != "opaque":
                 self._kinds.setdefault(kind_of(group.call, group.shared), []).append(group)
 
-    def key(self, batch: int) -> str:
+    def key(self, batch: int, brief: bool) -> str:
         """What the choice depends on."""
         parts = {
             "choice": METHOD,
             "meter": self._meter.name,
             "batch": batch,
+            "brief": brief,
             "plan": [(kind_of(g.call, g.shared), len(g.members)) for g in self._plan.groups],
             "pieces": self._pieces(self._plan),
             "alone": sorted((kind_of(c, ()), n) for c, n in self._alone.items()),
@@ -179,7 +195,14 @@ class _Estimate:
     def choice(self) -> Choice:
         """What to fuse."""
         found = self._choice()
-        return self._choice() if self._meter.consistent() else found
+        if not self._meter.consistent():
+            return found
+        found = self._choice()
+        if self._meter.measures:
+            return found
+        # Good enough to choose by, and too rough to be told.
+        reason = "fused" if found.fuse else "nothing is fused: it would not pay"
+        return replace(found, reason=f"{reason}, by rough figures", serial=None, merged=None)
 
     def _choice(self) -> Choice:
         copying = self._meter.copying()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,12 +40,14 @@ class Options:
         fuse: ``"auto"``: where it pays, ``"on"``: all that rules can, ``"off"``: nothing.
         batch: the batch size to choose for; ``None``: the example's.
         choice: what was chosen, once it was.
+        seconds: the most that measuring may take, where it may take less than usual.
     """
 
     dedup: bool = True
     fuse: str = "auto"
     batch: int | None = None
     choice: Choice | None = None
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ def compile_plan(
     plan = layout(group(forest)) if choice is None or choice.fuse else group(forest, _nothing)
     _show("group and layout", plan)
     if choice is None:
-        choice = choose(lifted, plan, models[0].graph.context.batch, options.batch, _device(models))
+        batch = models[0].graph.context.batch
+        choice = choose(lifted, plan, batch, options.batch, _device(models), options.seconds)
         plan = plan if choice.fuse else group(forest, _nothing)
     plan = choice.applied(plan)
     _show("choose", choice)

@@ -41,6 +41,9 @@ _MOST: Final = 60.0
 _LONGEST: Final = 0.05  # seconds of runs for one measurement, where three runs are shorter
 _FEWEST, _MOST_RUNS = 3, 9
 _UNSTEADY: Final = 1.6  # how much more than the fastest run the median may take
+# A call that takes so many times what is usual, and so many seconds more, was kept waiting: with
+# several threads and other work on the machine, every run is.
+_FAR, _LONG = 8.0, 2e-3
 _TICK: Final = 2e-6  # seconds that clocks are off by
 _CACHES: Final = 32 << 20  # bytes
 _VIEW: Final = 3e-6  # what a view costs, forward and backward
@@ -141,6 +144,11 @@ class Meter:
         self._all = 2 * self.estimated > len(self._known)
         return self._all or bool(self._guessed)
 
+    @property
+    def measures(self) -> bool:
+        """Whether anything is measured; else all is estimated."""
+        return not self._all
+
     def copying(self) -> Copying:
         """What copies cost."""
         if self._all:
@@ -194,10 +202,11 @@ class Meter:
         if isinstance(found, float | int) and found > 0:
             return float(found)
         seconds = self._measured(make, cold) if self._left > 0 else None
-        if seconds is None:
+        usual = default_seconds(call, size)
+        if seconds is None or seconds > _FAR * usual + _LONG:
             self.estimated += 1
             self._guessed.add(call)
-            return default_seconds(call, size)
+            return usual
         self._cache.write(key, seconds)
         return seconds
 

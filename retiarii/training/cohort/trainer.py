@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,10 @@ class Attached:
     rest: Mapping[bool, Callable[[Sequence[Tensor]], list[Tensor]]] = field(default_factory=dict)
 
 
+# A call takes at least so many seconds, forward and backward; this share of a training may be
+# spent on measuring what is best fused.
+_CALL: Final = 60e-6
+_MEASURED: Final = 0.1
 # What a cohort's merged model, one of its parts, and its task are trained with.
 Attach = Callable[[MergedModel, Part, Task], Attached]
 
@@ -114,6 +118,7 @@ class CohortTrainer:
     ) -> None:
         # Their state is the trainer's from here on.
         self.parts = tuple(replace(part, state=None) for part in parts)
+        self._given = task
         self._settings = parts[0].settings
         self._device = self._settings.device
         self._dtype = float_dtype(parts[0].module)
@@ -132,7 +137,6 @@ class CohortTrainer:
         attached = Attached(task) if attach is None else attach(self.merged, parts[0], task)
         self._task = attached.task
         self.rest = attached.rest
-        self._given = task
 
     def _merge(self, parts: Sequence[Part]) -> MergedModel:
         models = []
@@ -142,9 +146,18 @@ class CohortTrainer:
             # What pays is measured on the device that the models are on.
             models.append(Model.of(part.graph, part.module.to(self._device)))
         check_mergeable(models)
-        options = Options(batch=self._settings.batch_size)
+        options = Options(batch=self._settings.batch_size, seconds=self._measuring(parts))
         with without_collection():
             return MergedModel(models, [part.module for part in parts], options)
+
+    def _measuring(self, parts: Sequence[Part]) -> float:
+        """Seconds that finding out what pays may take: little, beside the training itself."""
+        batches = math.ceil(self._given.train.sampling.length / self._settings.batch_size)
+        calls = sum(
+            len(p.graph) * (p.settings.epochs - (0 if p.state is None else p.state.epoch))
+            for p in parts
+        )
+        return _MEASURED * _CALL * calls * batches
 
     def without(self, gone: Collection[int], attach: Attach | None = None) -> CohortTrainer:
         """The others in training, with all that theirs goes on from; merged anew in a little time.
