@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import copy
-import linecache
-import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from retiarii.errors import MergeError
-from retiarii.ir.ops import constructor_attrs, op_spec
 from retiarii.ir.tracing.structure import rebuild
 from retiarii.ir.types import Result
 from retiarii.optimizer import kernels
@@ -31,28 +26,8 @@ from retiarii.optimizer.lift import Model
 from retiarii.optimizer.member_state import check_state, take_over
 from retiarii.optimizer.opaque import apply_to_buffers, buffer_of, load, saved
 from retiarii.optimizer.plan import OutputStack, Plan
+from retiarii.optimizer.program import Program, program_of
 from retiarii.optimizer.stats import Stats
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """The code of one mode.
-
-    Attributes:
-        plan: what it runs.
-        source: its text.
-        run: the compiled text: (merged model, inputs) -> output stacks.
-        templates: layers that it calls as they are.
-        calls: for each model, the calls that it alone makes.
-        stats: what merging did.
-    """
-
-    plan: Plan
-    source: str
-    run: Callable[[Any, Sequence[Tensor]], tuple[Tensor, ...]]
-    templates: tuple[nn.Module, ...]
-    calls: tuple[int, ...]
-    stats: Stats
 
 
 class Remaining(NamedTuple):
@@ -414,36 +389,16 @@ class MergedModel(nn.Module):
     # --- making -------------------------------------------------------------------------------
 
     def _program(self, made: Compiled) -> Program:
-        code = made.code
-        scope: dict[str, Any] = {"torch": torch, "F": functional, "kernels": kernels, **code.scope}
-        digest = blake2b(code.source.encode(), digest_size=6).hexdigest()
-        filename = f"<retiarii merged {digest}.{id(scope):x}>"
-        exec(compile(code.source, filename, "exec", dont_inherit=True), scope)
-        linecache.cache[filename] = (
-            len(code.source),
-            None,
-            code.source.splitlines(keepends=True),
-            filename,
-        )
-        weakref.finalize(self, linecache.cache.pop, filename, None)
-        templates = tuple(self._template(made.plan.forest.items[i]) for i in code.templates)
-        return Program(made.plan, code.source, scope["run"], templates, made.calls, made.stats)
+        return program_of(made, self, self._submodule)
 
-    def _template(self, item: Item) -> nn.Module:
-        """The layer that an item calls, to be given our tensors."""
-        if item.template is not None:
-            known = self._opaque.get((item.owner, item.template))
-            if known is not None:
-                return known
+    def _submodule(self, item: Item) -> nn.Module:
+        """The opaque submodule that an item calls, a copy that is ours."""
+        assert item.template is not None
+        place = item.owner, item.template
+        if place not in self._opaque:
             inner = self._models[item.owner].module.get_submodule(item.template)
-            made = self._opaque[item.owner, item.template] = copy.deepcopy(inner)
-        else:
-            with torch.device("meta"):
-                made = op_spec(item.call.op).target(
-                    **constructor_attrs(op_spec(item.call.op), item.call.attrs)
-                )
-        made.train(item.call.training)
-        return made
+            self._opaque[place] = copy.deepcopy(inner)
+        return self._opaque[place]
 
 
 def _placed(own: Mapping[int, Tensor], leaf: Any) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor
 from retiarii.ir.tracing.structure import rebuild
 from retiarii.ir.types import Result
 from retiarii.optimizer.forest import SHARED
-from retiarii.optimizer.merged import MergedModel, Program
+from retiarii.optimizer.merged import MergedModel
+from retiarii.optimizer.program import Program
 from retiarii.training.cohort.placing import placed
 from retiarii.training.structure import map_tensors
 
