@@ -123,7 +123,9 @@ _NAMES_BY_MODULE = {
     "training.evaluator": "Evaluator",
     "training.function": "Function",
     "training.optimizers": "SGD Adagrad Adam AdamW RMSprop",
-    "training.schedules": "Constant Cosine LinearDecay OneCycle ReduceOnPlateau Schedule StepDecay WarmUp",
+    "training.schedules": (
+        "Constant Cosine LinearDecay OneCycle ReduceOnPlateau Schedule StepDecay WarmUp"
+    ),
     "training.supervised": "Supervised",
 }
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from retiarii.errors import RetiariiError, StrategyError, nearest
-from retiarii.explorer import Explorer, Settings
+from retiarii.budget import make_budget
+from retiarii.errors import RetiariiError, SchedulerError, StrategyError, nearest
+from retiarii.explorer import Explorer
 from retiarii.result import Result, memory_result, stored_result
 from retiarii.runtime.executor import Executor
 from retiarii.runtime.identity import check_same, normal
@@ -20,7 +21,10 @@ from retiarii.runtime.place import make_directory
 from retiarii.runtime.progress import Watcher
 from retiarii.runtime.source import FileSource, Loaded
 from retiarii.runtime.store import Store
+from retiarii.schedulers.base import Scheduler, Setting
+from retiarii.schedulers.registry import check_strategy, make_scheduler
 from retiarii.search_space import SearchSpace
+from retiarii.search_state import Settings
 from retiarii.space import ModelSpace
 from retiarii.strategies.base import Strategy
 from retiarii.strategies.registry import make_strategy
@@ -39,7 +43,8 @@ class Experiment:
     Args:
         space: the models; ``None`` to search the evaluator's hyper-parameters alone.
         evaluator: how a candidate is scored.
-        strategy: a name (``random``, ``grid``, ``evolution``), or a strategy.
+        strategy: a name (``random``, ``grid``, ``evolution``), or a strategy; ``None`` is
+            ``evolution``, unless the scheduler has its own (``bohb`` has ``tpe``).
         trials: how many trials, those included that turn out to be the same model as an earlier
             one. A larger number extends a stored search.
         directory: where the search is kept; ``None`` keeps nothing beyond the `Result`.
@@ -52,6 +57,13 @@ class Experiment:
             proposals depend on how many results are known by then.
         cohort: how many trials are proposed, and where the evaluator can do so trained, together;
             ``None`` is 16 for an evaluator that trains merged programs, and 1 for others.
+        scheduler: what stops trials early, a name with options (``"asha"``, ``"asha,eta=4"``,
+            ``hyperband``, ``bohb``, ``median``, ``curve``), or a scheduler; ``None`` stops none.
+        budget: how long the search may take, earlier runs on its directory included: seconds, or
+            ``"2h"``, ``"1h30m"``. What is under way then stays as it is, and a larger budget goes
+            on from there; so with the next two.
+        total_epochs: how many epochs all trials may have together (reports, of a function).
+        target: the score at which the search ends.
         progress: called with a `Progress` at each step of the search; one, or several.
         source: the file that ``space`` and ``evaluator`` were loaded from, so that workers load
             it too.
@@ -59,13 +71,14 @@ class Experiment:
     Raises:
         RetiariiError: an argument is of the wrong type or out of range.
         StrategyError: no such strategy.
+        SchedulerError: no such scheduler.
     """
 
     def __init__(
         self,
         space: ModelSpace | None,
         evaluator: Evaluator,
-        strategy: str | Strategy = "evolution",
+        strategy: str | Strategy | None = None,
         trials: int = 64,
         directory: str | Path | None = None,
         executor: str = "inline",
@@ -75,6 +88,10 @@ class Experiment:
         workers: int = 1,
         cohort: int | None = None,
         *,
+        scheduler: str | Scheduler | None = None,
+        budget: str | float | None = None,
+        total_epochs: int | None = None,
+        target: float | None = None,
         progress: Watcher | Sequence[Watcher] | None = None,
         source: Loaded | None = None,
     ) -> None:
@@ -83,7 +100,9 @@ class Experiment:
         self._model = space
         self._evaluator = evaluator
         _check_type("directory", directory, (str, Path, type(None)), "a path, or None")
-        self._strategy = _strategy(strategy)
+        self._scheduler = None if scheduler is None else _scheduler(scheduler)
+        self._strategy = _strategy(check_strategy(strategy, self._scheduler) or "evolution")
+        self._budget = make_budget(total_epochs, budget, target)
         self._trials = _whole("trials", trials, 1)
         self._directory = None if directory is None else Path(directory)
         self._executor = _one_of("executor", executor, list(_Executors.table))
@@ -107,6 +126,7 @@ class Experiment:
             EvaluatorError: data, loss, metric or optimizer cannot be used as given.
             StoreError: the directory is in use, not writable, full, or of another search.
             StrategyError: the strategy cannot search this space.
+            SchedulerError: the scheduler lacks what it goes by.
             RetiariiError: worker processes cannot be started.
         """
         space = SearchSpace(self._model, self._evaluator.hyperparameters())
@@ -114,6 +134,9 @@ class Experiment:
         if self._model is not None:
             self._model.sample(self._seed)
         self._strategy.begin(space, self._seed)
+        if self._scheduler is not None:
+            evaluator = self._evaluator
+            self._scheduler.begin(Setting(self._cohort, evaluator.longest, evaluator.pauses))
         with ExitStack() as stack:
             store, directory, lock = self._open(stack)
             self._remember(store, space, directory)
@@ -128,6 +151,9 @@ class Experiment:
                 metric=self._evaluator.metric,
                 maximize=self._evaluator.maximize,
                 directory=directory,
+                scheduler=self._scheduler,
+                pauses=self._evaluator.pauses,
+                budget=self._budget,
             )
             Explorer(self._strategy, store, executor, settings, self._watchers).run()
             if lock is not None:
@@ -168,15 +194,19 @@ class Experiment:
             space=self._space_name(),
             file=None if source is None else str(source.path),
             strategy=self._strategy.name,
+            scheduler=None if self._scheduler is None else self._scheduler.name,
             metric=self._evaluator.metric,
             maximize=self._evaluator.maximize,
             ended=None,
         )
 
     def _facts(self, space: SearchSpace) -> dict[str, Any]:
+        # Without one it is left out: earlier versions knew of none.
+        stops = {} if self._scheduler is None else {"scheduler": self._scheduler.describe()}
         return {
             "seed": self._seed,
             "strategy": self._strategy.describe(),
+            **stops,
             "workers": self._workers,
             "cohort": self._cohort,
             "retries": self._retries,
@@ -231,6 +261,14 @@ def _strategy(spec: str | Strategy) -> Strategy:
     except StrategyError as error:
         where = error.where or "Experiment(strategy=...)"
         raise StrategyError(error.cause, where=where, fix=error.fix) from error
+
+
+def _scheduler(spec: str | Scheduler) -> Scheduler:
+    try:
+        return make_scheduler(spec)
+    except SchedulerError as error:
+        where = error.where or "Experiment(scheduler=...)"
+        raise SchedulerError(error.cause, where=where, fix=error.fix) from error
 
 
 def _whole(name: str, value: Any, least: int | None) -> int:

@@ -14,83 +14,32 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from retiarii.budget import Ended
 from retiarii.errors import StoreError
+from retiarii.rounds import Rounds, blind, of_verdict
 from retiarii.runtime.executor import Executor, Lost
 from retiarii.runtime.job import Job, JobTrial
-from retiarii.runtime.progress import Progress as Progress
-from retiarii.runtime.progress import Watcher as Watcher
+from retiarii.runtime.progress import Told, Watcher
 from retiarii.runtime.resumed import check_proposal, not_the_same
 from retiarii.runtime.schema import SCORED, TERMINAL
 from retiarii.runtime.store import Store, TrialRow
-from retiarii.seeding import derive
+from retiarii.search_state import (
+    Active,
+    Settings,
+    drop_checkpoints,
+    trial_directory,
+    trial_seed,
+)
+from retiarii.spending import Spending
 from retiarii.strategies.base import Strategy
 from retiarii.training.events import Failed, Finished, Noted, Reported, Started, TrialEvent
 
 if TYPE_CHECKING:
     from retiarii.search_space import Point
 
-Ended = Literal["trials", "exhausted", "interrupted"]
-
 _POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a search is asked for.
-
-    Attributes:
-        trials: how many, duplicates included.
-        window: how many cohorts may be without a result.
-        cohort: how many trials are proposed together.
-        together: whether those are evaluated together, or one by one.
-        seed: the search's seed.
-        retries: how often a trial that failed is tried again.
-        metric: the score's name among the metrics.
-        maximize: whether a higher score is better.
-        directory: where checkpoints go.
-    """
-
-    trials: int
-    window: int
-    cohort: int
-    together: bool
-    seed: int
-    retries: int
-    metric: str
-    maximize: bool
-    directory: Path
-
-
-def trial_seed(search_seed: int, number: int, attempt: int) -> int:
-    """The seed of a trial: by its number, and by how often it began afresh."""
-    extra = (attempt,) if attempt else ()
-    return derive(search_seed, "trial", number, *extra)
-
-
-def trial_directory(directory: Path, number: int, attempt: int) -> Path:
-    """Where a trial's checkpoints are; an attempt that begins afresh has its own place."""
-    return directory / "trials" / (f"{number}.{attempt}" if attempt else str(number))
-
-
-@dataclass(slots=True)
-class _Active:
-    """A trial that is not at its end: what the controller must know of it."""
-
-    point: Point
-    seed: int
-    attempt: int = 0
-    lost: int = 0
-    seconds: float = 0.0
-    since: float | None = None
-    last_step: int = -1
-    leader: int | None = None  # waits for this trial, which is the same model
-
-    def elapsed(self) -> float:
-        return self.seconds + (0.0 if self.since is None else time.monotonic() - self.since)
 
 
 class Explorer:
@@ -108,21 +57,23 @@ class Explorer:
         self._store = store
         self._executor = executor
         self._settings = settings
-        self._watchers = watchers
+        self._told = Told(settings.trials, watchers)
         self._sign = 1.0 if settings.maximize else -1.0
         # A strategy that does not listen to reports need not be told them again on resuming.
         self._listens = type(strategy).report is not Strategy.report
-        self._active: dict[int, _Active] = {}
+        self._active: dict[int, Active] = {}
         self._untold: dict[int, float | None] = {}  # ended, in any order
         self._keys: dict[str, int] = {}  # canonical key -> the trial that is trained for it
         self._followers: dict[int, list[int]] = {}
-        self._stopping: set[int] = set()
+        self._stopping: set[int] = set()  # by the strategy
+        self._early: set[int] = set()  # by the scheduler
         self._pending: list[int] = []  # to be submitted, with others
         self._stored = store.count()
-        self._done = self._resumed = 0
-        self._skipped = 0
-        self._best: tuple[int, float] | None = None
-        self._began = time.monotonic()
+        self._rounds = Rounds(
+            settings.scheduler, settings.cohort, settings.window, settings.pauses, store
+        )
+        self._spending = Spending(settings.budget, settings.maximize, store)
+        self._asks = settings.scheduler is not None or self._listens
 
     def run(self) -> Ended:
         """Searches until the trials are done, the space is used up, or Ctrl-C.
@@ -144,9 +95,10 @@ class Explorer:
             raise
         finally:
             self._executor.shutdown()
+        self._spending.keep()
         self._store.release()
-        self._store.set_meta(ended=ended, skipped=self._skipped)
-        self._tell_watchers("end")
+        self._store.set_meta(ended=ended, skipped=self._told.skipped)
+        self._told("end")
         return ended
 
     # -- the loop
@@ -158,10 +110,14 @@ class Explorer:
         while proposed < self._settings.trials:
             if not begun and proposed >= self._stored:
                 begun = True
-                self._tell_watchers("begin")
-            while told < self._known_before(proposed):
-                self._settle(told)
+                self._told("begin")
+            known = self._rounds.open(proposed)
+            while told < known:
+                if not self._settle(told):
+                    return self._leave()
                 told += 1
+            if self._spending.spent() and proposed >= self._stored:
+                return self._leave()
             point = self._strategy.ask(proposed)
             self._note_skipped()
             if point is None:
@@ -171,30 +127,58 @@ class Explorer:
                 break
             self._admit(proposed, point)
             proposed += 1
-            if proposed % self._settings.cohort == 0:
+            if self._rounds.full(proposed):
+                self._turn()
                 self._flush()
+        self._rounds.close(proposed)
         if not begun:
-            self._tell_watchers("begin")
+            self._told("begin")
         while told < proposed:
-            self._settle(told)
+            if not self._settle(told):
+                return self._leave()
             told += 1
         return ended
 
-    def _known_before(self, number: int) -> int:
-        """How many trials have been told when this one is proposed."""
-        cohort = number // self._settings.cohort
-        return max(0, cohort - self._settings.window + 1) * self._settings.cohort
+    def _leave(self) -> Ended:
+        """What the search has run out of; what is under way stays as it is."""
+        self._executor.abandon()
+        return self._spending.spent() or "interrupted"
 
-    def _settle(self, number: int) -> None:
-        """Waits for a trial's end, and tells it."""
+    def _settle(self, number: int) -> bool:
+        """Waits for a trial's end, and tells it; whether that was within the budget."""
         while number not in self._untold:
+            self._turn()
+            if number in self._untold:
+                break
+            if self._spending.spent():
+                return False
             self._flush()
             self._executor.poll(_POLL_SECONDS, self._deliver)
         score = self._untold.pop(number)
         self._strategy.tell(number, None if score is None else self._sign * score)
+        return True
+
+    def _turn(self) -> None:
+        """Carries out what can be decided by now on trials that have paused."""
+        while (verdict := self._rounds.decide()) is not None:
+            if verdict.new:
+                self._told("note", note=of_verdict(verdict))
+            for number in verdict.kept:
+                limit = self._rounds.limit(number)
+                if limit is not None and self._active[number].last_step >= limit:
+                    self._rounds.paused(number)  # it got there before
+                else:
+                    self._pending.append(number)
+            for number in verdict.dropped:
+                active = self._active[number]
+                place = trial_directory(self._settings.directory, number, active.attempt)
+                drop_checkpoints(place)
+                if active.stored:
+                    self._told.resumed += 1
+                self._finished_one(number)
 
     def _note_skipped(self) -> None:
-        self._skipped = int(getattr(self._strategy, "infeasible", 0))
+        self._told.skipped = int(getattr(self._strategy, "infeasible", 0))
 
     def _admit(self, number: int, point: Point) -> None:
         """A proposal becomes a trial: known from the store, a duplicate, or to be evaluated."""
@@ -203,16 +187,18 @@ class Explorer:
         if row is not None:
             check_proposal(row, point, key)
             last_step = self._replay_reports(number)
-            if row.state in TERMINAL:
-                self._done += 1
-                self._resumed += 1
+            paused = self._has_paused(row, last_step)
+            if row.state in TERMINAL and not paused:
+                self._told.done += 1
+                self._told.resumed += 1
                 self._end(row, key)
                 return
-            active = _Active(
-                point, row.seed, row.attempt, row.lost, row.seconds, last_step=last_step
+            active = Active(
+                point, row.seed, row.attempt, row.lost, row.seconds, None, last_step, stored=paused
             )
         else:
-            active = _Active(point, trial_seed(self._settings.seed, number, 0))
+            paused = False
+            active = Active(point, trial_seed(self._settings.seed, number, 0))
         leader = self._keys.get(key)
         original = self._ended_row(leader)
         now = time.time()
@@ -228,9 +214,24 @@ class Explorer:
         elif leader is not None:
             active.leader = leader
             self._followers.setdefault(leader, []).append(number)
+            self._rounds.wait(number, leader)
         else:
             self._keys[key] = number
-            self._pending.append(number)
+            self._rounds.enter(number)
+            if paused:
+                self._rounds.paused(number)
+            else:
+                self._pending.append(number)
+
+    def _has_paused(self, row: TrialRow, last_step: int) -> bool:
+        """Whether a stored trial is at a rung, and not at its end."""
+        return (
+            row.state == "pruned"
+            and row.same_as is None
+            and row.id not in self._stopping
+            and self._rounds.pauses(row.id)
+            and not self._rounds.stops(row.id, last_step)
+        )
 
     def _ended_row(self, number: int | None) -> TrialRow | None:
         return None if number is None or number in self._active else self._store.row(number)
@@ -255,10 +256,16 @@ class Explorer:
             place = trial_directory(self._settings.directory, number, active.attempt)
             trials.append(
                 JobTrial(
-                    number, active.seed, active.attempt, active.point.raws, place, active.point
+                    number,
+                    active.seed,
+                    active.attempt,
+                    active.point.raws,
+                    place,
+                    active.point,
+                    self._rounds.limit(number),
                 )
             )
-        self._executor.submit(Job(tuple(trials), self._settings.seed))
+        self._executor.submit(Job(tuple(trials), self._settings.seed, self._asks))
         for number in self._stopping.intersection(numbers):
             self._executor.stop(number)
 
@@ -273,13 +280,18 @@ class Explorer:
                 active.since = time.monotonic()
                 self._store.start(number, time.time())
             case Noted(_, text):
-                self._tell_watchers("note", note=text)
+                self._told("note", note=text)
             case Reported(number, step, metrics):
                 self._reported(active, number, step, dict(metrics))
             case Finished(number, score, metrics, stopped) if math.isfinite(score):
+                active.rest()
                 state: Literal["pruned", "complete"] = "pruned" if stopped else "complete"
-                self._store.finish(number, state, score, metrics, active.elapsed(), time.time())
-                self._finished_one(number)
+                self._store.finish(number, state, score, metrics, active.seconds, time.time())
+                ended = number in self._early or number in self._stopping
+                if stopped and not ended and self._rounds.pauses(number):
+                    self._rounds.paused(number)
+                else:
+                    self._finished_one(number)
             case Finished(number, score):
                 self._failed(active, number, f"the score is {score}", None)
             case Failed(number, message, trace):
@@ -287,20 +299,30 @@ class Explorer:
             case Lost(number, message):
                 self._lost(active, number, message)
 
-    def _reported(self, active: _Active, number: int, step: int, metrics: dict[str, float]) -> None:
+    def _reported(self, active: Active, number: int, step: int, metrics: dict[str, float]) -> None:
         again = step <= active.last_step
         progress = not again and active.lost > 0
         self._store.report(number, step, metrics, active.elapsed(), progress)
         if not again:
             active.last_step = step
             active.lost = 0
+            self._spending.epoch()
             self._consult(number, step, metrics)
-        if self._watchers:
-            self._tell_watchers("step", self._store.row(number), step, metrics)
+        # Also of a step that comes again: a trial that begins again ends where it had ended.
+        if self._rounds.stops(number, step):
+            self._early.add(number)
+            self._executor.stop(number)
+        if self._spending.spent():
+            self._executor.abandon()
+        if self._told.watchers:
+            self._told("step", self._store.row(number), step, metrics)
 
     def _consult(self, number: int, step: int, metrics: dict[str, Any]) -> None:
         score = metrics.get(self._settings.metric)
-        if not self._listens or score is None:
+        if score is None:
+            return
+        self._rounds.note(number, step, self._sign * score)
+        if not self._listens:
             return
         if self._strategy.report(number, step, self._sign * score):
             self._stopping.add(number)
@@ -313,7 +335,7 @@ class Explorer:
             self._consult(number, step, metrics)
         return steps[-1][0] if steps else -1
 
-    def _failed(self, active: _Active, number: int, message: str, trace: str | None) -> None:
+    def _failed(self, active: Active, number: int, message: str, trace: str | None) -> None:
         seconds = active.elapsed()
         if active.attempt + active.lost >= self._settings.retries:
             self._store.fail(number, message, trace, seconds, time.time())
@@ -324,20 +346,22 @@ class Explorer:
         seed = trial_seed(self._settings.seed, number, attempt)
         self._store.retry(number, attempt, seed, message, trace, seconds)
         shutil.rmtree(before, ignore_errors=True)
-        self._active[number] = _Active(active.point, seed, attempt, active.lost, seconds)
+        self._active[number] = Active(active.point, seed, attempt, active.lost, seconds)
         self._stopping.discard(number)
+        self._early.discard(number)
+        self._rounds.forget(number)
         self._pending.append(number)
 
-    def _lost(self, active: _Active, number: int, message: str) -> None:
+    def _lost(self, active: Active, number: int, message: str) -> None:
         """A worker died: the trial goes on elsewhere, unless it seems to be what kills them."""
         active.lost += 1
-        active.seconds = active.elapsed()
-        active.since = None
+        active.rest()
         if active.attempt + active.lost > self._settings.retries:
             message = f"{message}; it was tried {active.attempt + active.lost} times"
             self._store.fail(number, message, None, active.seconds, time.time())
             self._finished_one(number)
             return
+        self._early.discard(number)
         self._store.lose(number, active.lost, message, active.seconds)
         self._pending.append(number)
 
@@ -348,16 +372,18 @@ class Explorer:
     def _finished_one(self, number: int) -> None:
         row = self._store.row(number)
         assert row is not None
-        self._done += 1
+        self._told.done += 1
         self._end(row, row.key)
-        self._tell_watchers("trial", row)
+        self._told("trial", row)
 
     def _end(self, row: TrialRow, key: str) -> None:
         """Takes note of a trial's end, and sees to those that waited for it."""
         number = row.id
         self._active.pop(number, None)
         self._stopping.discard(number)
+        self._early.discard(number)
         scored = row.state in SCORED
+        self._rounds.left(number, known=scored and row.same_as is None)
         self._untold[number] = row.score if scored else None
         if scored:
             self._keys.setdefault(key, number)
@@ -372,38 +398,18 @@ class Explorer:
             first, *others = waiting
             self._keys[key] = first
             self._active[first].leader = None
-            if others:
-                self._followers[first] = others
+            self._rounds.enter(first)
+            for each in others:
+                self._followers.setdefault(first, []).append(each)
+                self._rounds.wait(each, first)
             self._pending.append(first)
 
     def _note_best(self, row: TrialRow) -> None:
         if row.state != "complete" or row.score is None:
             return
-        if self._best is None or self._sign * row.score > self._sign * self._best[1]:
-            self._best = (row.id, row.score)
-
-    def _tell_watchers(
-        self,
-        kind: Literal["begin", "note", "step", "trial", "end"],
-        trial: TrialRow | None = None,
-        step: int | None = None,
-        metrics: dict[str, float] | None = None,
-        note: str | None = None,
-    ) -> None:
-        if not self._watchers:
-            return
-        progress = Progress(
-            kind,
-            self._settings.trials,
-            self._done,
-            self._resumed,
-            self._skipped,
-            time.monotonic() - self._began,
-            self._best,
-            trial,
-            step,
-            metrics,
-            note,
-        )
-        for watcher in self._watchers:
-            watcher(progress)
+        if row.same_as is None and self._rounds.blind:
+            raise blind(self._settings.metric, self._store.steps(row.id))
+        self._spending.score(row.score)
+        best = self._told.best
+        if best is None or self._sign * row.score > self._sign * best[1]:
+            self._told.best = (row.id, row.score)

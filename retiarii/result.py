@@ -9,14 +9,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.errors import FileError, RetiariiError, StoreError
-from retiarii.explorer import trial_directory
 from retiarii.runtime.job import point_of
 from retiarii.runtime.schema import State
 from retiarii.runtime.shown import plain
 from retiarii.runtime.store import Store, TrialRow
+from retiarii.search_state import trial_directory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 Steps = Callable[[int], list[tuple[int, dict[str, Any]]]]
 
 
+# Why a search ended, where that is not that all its trials are done.
+_ENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "exhausted": "the space is used up",
+        "epochs": "ended, the epochs are used up",
+        "time": "ended, the time is used up",
+        "target": "ended, the target is reached",
+    }
+)
+
+
 class _Home(Protocol):
     """What a trial needs of the result that it belongs to."""
 
@@ -37,6 +49,8 @@ class _Home(Protocol):
     def point(self, number: int) -> Point: ...
 
     def row(self, number: int) -> TrialRow: ...
+
+    def last_step(self, number: int) -> int | None: ...
 
     def steps(self, number: int) -> list[tuple[int, dict[str, Any]]]: ...
 
@@ -78,6 +92,13 @@ class TrialResult:
         """Metrics after each step (an epoch), each with its ``step``, in order."""
         number = self.id if self.same_as is None else self.same_as
         return [{"step": step, **metrics} for step, metrics in self._home.steps(number)]
+
+    @property
+    def stopped_at(self) -> int | None:
+        """The last step of a trial that was pruned, whose score is that of less training."""
+        if self.state != "pruned":
+            return None
+        return self._home.last_step(self.id if self.same_as is None else self.same_as)
 
     @property
     def candidate(self) -> Candidate | None:
@@ -137,6 +158,8 @@ class TrialResult:
         }
         if self.same_as is not None:
             shown["same_as"] = self.same_as
+        if self.stopped_at is not None:
+            shown["stopped_at"] = self.stopped_at
         return shown
 
 
@@ -148,8 +171,10 @@ class Result:
         best: the complete trial with the best score (the first of equals), or ``None``.
         pareto: the trials that no other is better than: with one score, the best alone.
         ended: ``trials`` (all are done), ``exhausted`` (nothing new was left in the space),
-            ``interrupted`` (by Ctrl-C), or ``None`` (still running, or killed).
+            ``epochs``, ``time`` or ``target`` (that much of the budget is spent, that score is
+            reached), ``interrupted`` (by Ctrl-C), or ``None`` (still running, or killed).
         space, strategy, metric, maximize: what was searched, by what, for what.
+        scheduler: what stopped trials early, or ``None``.
         total: how many trials were asked for.
         skipped: how many proposals were infeasible.
         file: the space file, or ``None``.
@@ -162,6 +187,7 @@ class Result:
         self.directory = directory
         self.space: str = store.meta("space", "")
         self.strategy: str = store.meta("strategy", "")
+        self.scheduler: str | None = store.meta("scheduler")
         self.metric: str = store.meta("metric", "")
         self.maximize: bool = store.meta("maximize", True)
         self.total: int = store.meta("trials", 0)
@@ -170,6 +196,7 @@ class Result:
         file = store.meta("file")
         self.file: Path | None = None if file is None else Path(file)
         self._rows = store.rows()
+        self._last_steps = store.last_steps()
         self._steps = steps
         self._search_space = space
 
@@ -215,8 +242,9 @@ class Result:
             parts.append(f"{self.skipped} infeasible skipped")
         noun = "trial" if len(self.trials) == 1 else "trials"
         text = f"{len(self.trials)} {noun}" + (f": {', '.join(parts)}" if parts else "")
-        if self.ended == "exhausted":
-            text += "; the space is used up"
+        why = _ENDS.get(self.ended or "")
+        if why is not None:
+            text += f"; {why}"
         if self.best is not None:
             text += f"; best {self.metric} {self.best.score:.6g} (trial {self.best.id})"
         return text
@@ -239,6 +267,10 @@ class Result:
     def row(self, number: int) -> TrialRow:
         """A trial as stored."""
         return self._rows[number]
+
+    def last_step(self, number: int) -> int | None:
+        """The last step that a trial reported."""
+        return self._last_steps.get(number)
 
     def steps(self, number: int) -> list[tuple[int, dict[str, Any]]]:
         """(step, metrics) of a trial, as reported."""

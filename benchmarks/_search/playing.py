@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from _search.spaces import Game, Played
-
 from retiarii.errors import StrategyError
 from retiarii.search_space import SearchSpace
 from retiarii.strategies.base import Strategy
@@ -21,8 +21,8 @@ class Run:
     """What became of one strategy on one game, over seeds.
 
     Attributes:
-        regrets: for each seed, the regret after each trial.
-        seconds: for each trial, between all that the strategy and the space took.
+        regrets: for each seed that was played, the regret after each trial.
+        seconds: what the strategy and the space took, a trial.
         refused: why it cannot search this space, if so.
     """
 
@@ -63,16 +63,27 @@ def play(strategy: Strategy, space: Played, seed: int, trials: int, batch: int) 
 
 
 def play_seeds(
-    name: str, make: Callable[[], Strategy], game: Game, seeds: range, trials: int, batch: int
+    name: str,
+    make: Callable[[], Strategy],
+    game: Game,
+    *,
+    seeds: int,
+    trials: int,
+    batch: int = 1,
+    limit: float = math.inf,
 ) -> Run:
-    """Plays every seed; one instance begins anew each time, as strategies must allow."""
+    """Plays seeds 0, 1, ..., no more of them than ``limit`` seconds allow (but one).
+
+    One instance begins anew each time, as strategies must allow.
+    """
     strategy = make()
-    regrets = []
+    regrets: list[Regret] = []
     began = time.perf_counter()
-    for seed in seeds:
+    while len(regrets) < seeds and (not regrets or time.perf_counter() - began < limit):
+        seed = len(regrets)
         try:
             regrets.append(play(strategy, game.space(seed), seed, trials, batch))
         except StrategyError as error:
             return Run(game.name, name, batch, (), 0.0, str(error).splitlines()[0])
-    seconds = (time.perf_counter() - began) / (len(seeds) * trials)
+    seconds = (time.perf_counter() - began) / (len(regrets) * trials)
     return Run(game.name, name, batch, tuple(regrets), seconds)

@@ -6,10 +6,10 @@ import math
 import statistics
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from random import Random
 
 from _search.spaces import KnownPoint
-
 from retiarii.mutators.choice import (
     Chooser,
     Recorder,
@@ -90,7 +90,7 @@ class LayersGame:
             ]
             total = family[str(values["family"])] + depth[len(layers)]
             total += sum(alone[at, layer] for at, layer in enumerate(layers))
-            return total + sum(map(pairs.__getitem__, zip(layers, layers[1:], strict=False)))
+            return total + sum(map(pairs.__getitem__, pairwise(layers)))
 
         @cache
         def ending(at: int, last: tuple[str, int | None]) -> float:

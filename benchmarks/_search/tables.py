@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 
 from _search.spaces import Game, KnownPoint
-
 from retiarii.mutators.choice import Categorical, Chooser, Decision
 from retiarii.seeding import derive
 from retiarii.space import ModelSpace

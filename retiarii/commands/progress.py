@@ -75,6 +75,7 @@ class Tally:
         if trial.state == "failed":
             return f"trial {trial.id} failed: {(trial.error or '').splitlines()[0]}"
         how = f" (the same as trial {trial.same_as})" if trial.same_as is not None else ""
+        how += " (pruned)" if trial.state == "pruned" else ""
         return f"trial {trial.id}: {self.metric} {score_text(trial.score)}{how}"
 
     def failure(self, progress: Progress) -> str | None:

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 _NO_COMPLETE_TRIAL = 1
 _DEFAULTS: dict[str, Any] = {
-    "strategy": "evolution",
+    "strategy": None,
+    "scheduler": None,
+    "budget": None,
+    "total_epochs": None,
+    "target": None,
     "trials": 64,
     "seed": 0,
     "fuse": "auto",
@@ -55,11 +59,48 @@ def run(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help="random, grid, evolution, or module:Class for your own.")
-    ] = _DEFAULTS["strategy"],
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="random, grid, evolution, or module:Class for your own. "
+            "(default: evolution; tpe with --scheduler bohb)",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What stops trials early: asha, hyperband, bohb, median, curve, or module:Class; "
+            'with options: "asha,eta=4,grace=2". (default: nothing does)',
+            show_default=False,
+        ),
+    ] = None,
     trials: Annotated[
         int, typer.Option(help="How many trials; a larger number extends a search.")
     ] = _DEFAULTS["trials"],
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long the search may take, such as 2h or 1h30m; a larger one goes on.",
+            show_default=False,
+        ),
+    ] = None,
+    total_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many epochs all trials may have together; a larger number goes on.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE", help="The score at which the search ends.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = _DEFAULTS[
         "seed"
     ],
@@ -95,6 +136,10 @@ def run(
     """Search a space. The same command on the same directory goes on where it stopped."""
     options = {
         "strategy": strategy,
+        "scheduler": scheduler,
+        "budget": budget,
+        "total_epochs": total_epochs,
+        "target": target,
         "trials": trials,
         "seed": seed,
         "fuse": fuse,
@@ -104,6 +149,7 @@ def run(
         "executor": executor,
     }
     _check(trials, retries, workers, cohort, strategy)
+    _check_stopping(strategy, scheduler, budget, total_epochs, target)
     directory = out if out is not None else default_directory(space)
     result = _search(space, directory, options)
     if as_json:
@@ -117,7 +163,9 @@ def default_directory(space: Path) -> Path:
     return Path("runs") / (name or "search")
 
 
-def _check(trials: int, retries: int, workers: int, cohort: int | None, strategy: str) -> None:
+def _check(
+    trials: int, retries: int, workers: int, cohort: int | None, strategy: str | None
+) -> None:
     """Finds mistakes on the command line before torch is loaded.
 
     Raises:
@@ -139,7 +187,7 @@ def _check(trials: int, retries: int, workers: int, cohort: int | None, strategy
                 where=f"--{name} {value}",
                 fix=f"give {least} or more",
             )
-    if ":" not in strategy:
+    if strategy is not None and ":" not in strategy:
         from retiarii.strategies.registry import make_strategy
 
         try:
@@ -148,6 +196,27 @@ def _check(trials: int, retries: int, workers: int, cohort: int | None, strategy
             raise StrategyError(
                 error.cause, where=error.where or f"--strategy {strategy}", fix=error.fix
             ) from error
+
+
+def _check_stopping(
+    strategy: str | None,
+    scheduler: str | None,
+    budget: str | None,
+    total_epochs: int | None,
+    target: float | None,
+) -> None:
+    """Likewise of what ends trials, and the search.
+
+    Raises:
+        RetiariiError: a budget that is none.
+        SchedulerError: there is no such scheduler, or it has a strategy of its own.
+    """
+    from retiarii.budget import make_budget
+    from retiarii.schedulers.registry import check_strategy, make_scheduler
+
+    make_budget(total_epochs, budget, target)
+    if scheduler is not None and ":" not in scheduler:
+        check_strategy(strategy, make_scheduler(scheduler))
 
 
 def _search(space: Path, directory: Path, options: dict[str, Any]) -> Result:
@@ -248,5 +317,5 @@ def _again(space: Path, out: Path | None, options: dict[str, Any]) -> str:
         words += ["--out", out]
     for name, value in options.items():
         if value != _DEFAULTS[name]:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return command_line(*words)

@@ -82,7 +82,11 @@ def _table(result: Result, top: int) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 160)
     sign = -1 if result.maximize else 1
-    ranked = sorted(result.trials, key=lambda t: (t.score is None, sign * (t.score or 0.0), t.id))
+    # Scores of pruned trials come after all that had their whole training.
+    ranked = sorted(
+        result.trials,
+        key=lambda t: (t.score is None, t.state == "pruned", sign * (t.score or 0.0), t.id),
+    )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("trial", result.metric):
         table.add_column(column, justify="right")
@@ -93,7 +97,7 @@ def _table(result: Result, top: int) -> None:
         table.add_row(
             str(each.id),
             score_text(each.score),
-            each.state if each.same_as is None else f"same as {each.same_as}",
+            _state(each),
             seconds_text(each.seconds) if each.seconds else "",
             escape(_brief(each)),
             style="bold" if result.best is not None and each.id == result.best.id else None,
@@ -102,7 +106,18 @@ def _table(result: Result, top: int) -> None:
         console.print(table, highlight=False)
     if len(ranked) > top:
         typer.echo(f"... and {len(ranked) - top} more (--top {len(ranked)})")
-    typer.echo(f"{result.summary}\nspace: {result.space}, strategy: {result.strategy}")
+    scheduler = "" if result.scheduler is None else f", scheduler: {result.scheduler}"
+    typer.echo(f"{result.summary}\nspace: {result.space}, strategy: {result.strategy}{scheduler}")
+
+
+def _state(trial: TrialResult) -> str:
+    """How a trial stands; a score of less training than others had is marked as such."""
+    at = trial.stopped_at
+    early = "" if at is None else f"pruned at {at}"
+    if trial.same_as is not None:
+        same = f"same as {trial.same_as}"
+        return f"{same}, {early}" if early else same
+    return early or trial.state
 
 
 def _brief(trial: TrialResult) -> str:
@@ -121,7 +136,7 @@ def _csv(result: Result) -> str:
     metrics = list(dict.fromkeys(name for t in result.trials for name in t.metrics))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fixed = ["id", "state", "score", "seconds", "same_as", "error"]
+    fixed = ["id", "state", "score", "stopped_at", "seconds", "same_as", "error"]
     writer.writerow(
         [*fixed, *(f"decisions.{label}" for label in labels), *(f"metrics.{m}" for m in metrics)]
     )
@@ -140,7 +155,8 @@ def _one(trial: TrialResult, as_json: bool) -> None:
         typer.echo(json.dumps({**trial.to_json(), "history": history}, indent=2))
         return
     same = "" if trial.same_as is None else f", the same as trial {trial.same_as}"
-    typer.echo(f"trial {trial.id}: {trial.state}{same}")
+    at = "" if trial.stopped_at is None else f" at step {trial.stopped_at}"
+    typer.echo(f"trial {trial.id}: {trial.state}{at}{same}")
     typer.echo(f"score: {score_text(trial.score) or 'none'}, after {seconds_text(trial.seconds)}")
     typer.echo("decisions:")
     for label, value in trial.decisions.items():

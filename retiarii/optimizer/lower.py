@@ -250,9 +250,7 @@ class _Writer:
     def _plain(self, piece: Piece) -> str:
         """The one member that all models share."""
         variable = self._variables[piece.source]
-        return (
-            variable.name if variable.form is Form.PLAIN else f"{variable.name}[{piece.start}]"
-        )
+        return variable.name if variable.form is Form.PLAIN else f"{variable.name}[{piece.start}]"
 
     def _shared_as(self, text: str, asked: Form, size: int) -> str:
         if asked is Form.PLAIN:

@@ -44,6 +44,9 @@ class Executor(Protocol):
     def stop(self, number: int) -> None:
         """Asks a trial to end early."""
 
+    def abandon(self) -> None:
+        """Leaves what is being evaluated as soon as that can be done; `shutdown` follows."""
+
     def shutdown(self) -> None:
         """Ends all workers at once; unfinished trials stay as their checkpoints are."""
 
@@ -75,6 +78,7 @@ def _trial(spec: JobTrial, search_seed: int, space: SearchSpace, channel: Channe
             hyperparameters=point.hyperparameters,
             directory=spec.directory,
             channel=channel,
+            limit=spec.limit,
         )
     return None
 

@@ -140,7 +140,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
     raise StoreError(
         "this directory holds another search; what differs:\n    " + "\n    ".join(shown),
         where=where,
-        fix="run the same command on it (only a larger number of trials may change), "
+        fix="run the same command on it (only a larger number of trials or budget may change), "
         "or choose another directory",
     )
 

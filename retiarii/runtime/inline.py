@@ -22,6 +22,7 @@ class InlineExecutor:
         self._evaluator = evaluator
         self._waiting: deque[Job] = deque()
         self._stopping: set[int] = set()
+        self._leaving = False
 
     def submit(self, job: Job) -> None:
         self._stopping -= {trial.number for trial in job.trials}
@@ -32,12 +33,28 @@ class InlineExecutor:
             return
         job = self._waiting.popleft()
         try:
-            run_job(job, self._space, self._evaluator, _Direct(deliver, self._stopping))
+            run_job(job, self._space, self._evaluator, _Direct(deliver, self))
+        except _Abandoned:
+            pass
         except _ControllerError as error:
             raise error.reason from error.reason.__cause__
 
     def stop(self, number: int) -> None:
         self._stopping.add(number)
+
+    def stop_requested(self, number: int) -> bool:
+        """Whether a trial was asked to stop.
+
+        Raises:
+            _Abandoned: all of them are left where they are.
+        """
+        if self._leaving:
+            raise _Abandoned
+        return number in self._stopping
+
+    def abandon(self) -> None:
+        self._leaving = True
+        self._waiting.clear()
 
     def shutdown(self) -> None:
         self._waiting.clear()
@@ -51,12 +68,16 @@ class _ControllerError(BaseException):
         super().__init__(reason)
 
 
+class _Abandoned(BaseException):
+    """Leaves an evaluator, past a user's ``except Exception``: trials stay as they are."""
+
+
 class _Direct:
     """The channel of a trial that runs in the controller's process."""
 
-    def __init__(self, deliver: Deliver, stopping: set[int]) -> None:
+    def __init__(self, deliver: Deliver, executor: InlineExecutor) -> None:
         self._deliver = deliver
-        self._stopping = stopping
+        self._executor = executor
 
     def send(self, event: TrialEvent) -> None:
         try:
@@ -65,7 +86,7 @@ class _Direct:
             _leave(error)
 
     def stop_requested(self, number: int) -> bool:
-        return number in self._stopping
+        return self._executor.stop_requested(number)
 
 
 def _leave(error: Exception) -> NoReturn:

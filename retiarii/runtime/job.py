@@ -28,6 +28,7 @@ class JobTrial:
         raws: (label, raw answer), in the order asked.
         directory: where its checkpoints are, of this attempt; ``None`` if nothing is kept.
         point: the same, replayed already; only within one process.
+        limit: the epoch at which it pauses; ``None`` trains it to its end.
     """
 
     number: int
@@ -36,20 +37,30 @@ class JobTrial:
     raws: Raws
     directory: Path | None
     point: Point | None = field(default=None, compare=False, repr=False)
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Trials that are evaluated together."""
+    """Trials that are evaluated together.
+
+    Attributes:
+        trials: these.
+        search_seed: the search's seed.
+        asks: whether a worker waits for the controller's word when a trial asks whether to stop,
+            so that what it had reported by then has been looked at.
+    """
 
     trials: tuple[JobTrial, ...]
     search_seed: int
+    asks: bool = False
 
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(
             {
                 "search_seed": self.search_seed,
+                "asks": self.asks,
                 "trials": [
                     {
                         "number": t.number,
@@ -57,6 +68,7 @@ class Job:
                         "attempt": t.attempt,
                         "raws": t.raws,
                         "directory": None if t.directory is None else str(t.directory),
+                        "limit": t.limit,
                     }
                     for t in self.trials
                 ],
@@ -74,10 +86,11 @@ class Job:
                 t["attempt"],
                 tuple((label, raw) for label, raw in t["raws"]),
                 None if t["directory"] is None else Path(t["directory"]),
+                limit=t["limit"],
             )
             for t in fields["trials"]
         )
-        return Job(trials, fields["search_seed"])
+        return Job(trials, fields["search_seed"], fields["asks"])
 
 
 def point_of(space: SearchSpace, raws: Raws) -> Point:

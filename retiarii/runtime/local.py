@@ -93,6 +93,9 @@ class LocalExecutor:
             if number in worker.open:
                 self._send(worker, {"kind": "stop", "number": number})
 
+    def abandon(self) -> None:
+        self._waiting.clear()  # and `shutdown` ends the workers at once
+
     def shutdown(self) -> None:
         self._waiting.clear()
         for worker in self._workers:
@@ -171,6 +174,8 @@ class LocalExecutor:
                     worker.open.discard(event.number)
                 deliver(event)
                 return True
+            case "ask":  # all that the trial has reported before has been delivered
+                self._send(worker, {"kind": "answer", "stop": message["number"] in self._stopping})
             case "ready":
                 worker.ready = True
                 self._starts_killed = 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from retiarii.runtime.store import TrialRow
+
+Kind = Literal["begin", "note", "step", "trial", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Progress:
         note: with ``note``: one line, such as what a cohort is merged to.
     """
 
-    kind: Literal["begin", "note", "step", "trial", "end"]
+    kind: Kind
     total: int
     done: int
     resumed: int
@@ -41,3 +44,48 @@ class Progress:
 
 
 Watcher = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Told:
+    """What whoever watches is told: the counts of a search, and what has just happened.
+
+    Attributes:
+        total: how many trials were asked for.
+        watchers: called with each `Progress`.
+        done, resumed, skipped, best: as in `Progress`.
+    """
+
+    total: int
+    watchers: Sequence[Watcher]
+    done: int = 0
+    resumed: int = 0
+    skipped: int = 0
+    best: tuple[int, float] | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    def __call__(
+        self,
+        kind: Kind,
+        trial: TrialRow | None = None,
+        step: int | None = None,
+        metrics: dict[str, float] | None = None,
+        note: str | None = None,
+    ) -> None:
+        if not self.watchers:
+            return
+        progress = Progress(
+            kind,
+            self.total,
+            self.done,
+            self.resumed,
+            self.skipped,
+            time.monotonic() - self._began,
+            self.best,
+            trial,
+            step,
+            metrics,
+            note,
+        )
+        for watcher in self.watchers:
+            watcher(progress)

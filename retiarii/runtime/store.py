@@ -294,6 +294,17 @@ class Store:
             ).fetchall()
         return [(int(step), json.loads(metrics)) for step, metrics in found]
 
+    def last_steps(self) -> dict[int, int]:
+        """Trial -> the last step that it reported."""
+        with translated(self._where):
+            found = self._db.execute("SELECT trial, max(step) FROM steps GROUP BY trial").fetchall()
+        return {int(trial): int(step) for trial, step in found}
+
+    def count_steps(self) -> int:
+        """How many steps all trials have reported."""
+        with translated(self._where):
+            return int(self._db.execute("SELECT count(*) FROM steps").fetchone()[0])
+
     # -- inside
 
     def _add(

@@ -82,7 +82,7 @@ def work(
         return
     _send(connection, "ready")
     while (job := inbox.next()) is not None:
-        run_job(job, space, evaluator, _ToController(connection, inbox))
+        run_job(job, space, evaluator, _ToController(connection, inbox, job.asks))
         _send(connection, "done")
 
 
@@ -131,6 +131,7 @@ class _Inbox:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._stopping: set[int] = set()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -140,6 +141,10 @@ class _Inbox:
 
     def stop_requested(self, number: int) -> bool:
         return number in self._stopping
+
+    def answer(self) -> bool:
+        """The controller's word on whether to stop."""
+        return self._answers.get()
 
     def _read(self) -> None:
         while True:
@@ -154,6 +159,8 @@ class _Inbox:
                 self._jobs.put(job)
             elif message["kind"] == "stop":
                 self._stopping.add(message["number"])
+            elif message["kind"] == "answer":
+                self._answers.put(message["stop"])
             else:
                 self._jobs.put(None)
                 return
@@ -165,9 +172,13 @@ class _ToController:
 
     connection: Connection
     inbox: _Inbox
+    asks: bool
 
     def send(self, event: TrialEvent) -> None:
         _send(self.connection, "event", event=event.to_json())
 
     def stop_requested(self, number: int) -> bool:
+        if self.asks:
+            _send(self.connection, "ask", number=number)
+            return self.inbox.answer()
         return self.inbox.stop_requested(number)

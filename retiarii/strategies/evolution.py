@@ -17,6 +17,9 @@ from retiarii.strategies.tried import Step, Unexplored
 if TYPE_CHECKING:
     from retiarii.search_space import Point, SearchSpace
 
+# Attempts at a new child that changes one decision; then two are changed, and so on.
+_NEAR = 12
+
 
 class _Member(NamedTuple):
     """A scored point of the population."""
@@ -108,13 +111,14 @@ class Evolution(TryingStrategy):
 
     def _child(self, rng: Random) -> Chooser:
         """A chooser for a child that was not proposed before."""
-        for _ in range(self.attempts):
+        for attempt in range(self.attempts):
             parent = self._parent(rng)
             if self.crossover and rng.random() < self.crossover:
                 genes = mixed(parent.steps, self._parent(rng).steps, rng)
             else:
                 genes = genes_of(parent.steps)
-            mutate(genes, parent.steps, rng, self.step)
+            # Where all children near by are known, they are sought further away.
+            mutate(genes, parent.steps, rng, self.step, 1 + attempt // _NEAR)
             heir = Heir(genes, rng)
             if self.tried.is_new(heir):
                 return heir

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Features = Mapping[Any, float]
 
-# Two options are one apart, whatever they are called; so are both ends of a range.
+# Two options are one apart, whatever they are called. Both ends of a range are further apart: a
+# score may rise and fall in between.
 _HALF = math.sqrt(0.5)
+_RANGE = 3.0
 # How far around each term its surroundings are told apart.
 _HOPS = 2
-_REMEMBERED = 20_000
 
 
 def decision_features(steps: Iterable[Step]) -> dict[Any, float]:
@@ -37,7 +39,7 @@ def decision_features(steps: Iterable[Step]) -> dict[Any, float]:
         if isinstance(domain, Categorical):
             found[label, domain, raw] = _HALF
         else:
-            found[label, domain] = to_unit(domain, raw)
+            found[label, domain] = _RANGE * to_unit(domain, raw)
             found[label, "asked"] = _HALF
     return found
 
@@ -45,11 +47,12 @@ def decision_features(steps: Iterable[Step]) -> dict[Any, float]:
 def graph_features(graph: Graph) -> dict[Any, float]:
     """How often each operation occurs in each surrounding, how deep the graph is, what it costs.
 
-    The terms are those of the canonical form, so that equal models have equal features, and what
-    has no effect has no feature. Surroundings are told apart as by Weisfeiler and Lehman: a term's
-    colour is its label, then its label with the colours of what it reads, and once more. Counts
-    and costs are logarithms. As features of architectures: Ru et al., "Interpretable neural
-    architecture search via Bayesian optimisation with Weisfeiler-Lehman kernels" (ICLR 2021).
+    The terms are those of the canonical form, so that what has no effect counts in the costs only,
+    and equal models differ in nothing else. Surroundings are told apart as by Weisfeiler and
+    Lehman: a term's colour is its label, then its label with the colours of what it reads, and
+    once more. Counts and costs are logarithms. As features of architectures: Ru et al.,
+    "Interpretable neural architecture search via Bayesian optimisation with Weisfeiler-Lehman
+    kernels" (ICLR 2021).
     """
     # Brings torch along, which a search without models does not need.
     from retiarii.ir.canonical.form import canonical_terms
@@ -76,21 +79,19 @@ def graph_features(graph: Graph) -> dict[Any, float]:
 
 
 class GraphFeatures:
-    """`graph_features` of points, each model's worked out once."""
+    """`graph_features` of points, worked out once for each graph that somebody keeps."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, Features] = OrderedDict()
+        self._known: WeakKeyDictionary[Graph, Features] = WeakKeyDictionary()
 
     def of(self, point: Point) -> Features:
         """The features of the point's graph; none where it has no model."""
         if point.candidate is None:
             return {}
-        key = point.key()
-        found = self._known.get(key)
+        graph = point.candidate.graph
+        found = self._known.get(graph)
         if found is None:
-            found = self._known[key] = graph_features(point.candidate.graph)
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            found = self._known[graph] = graph_features(graph)
         return found
 
 

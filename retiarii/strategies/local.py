@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import insort_left
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -89,10 +90,9 @@ class LocalSearch(TryingStrategy):
         steps = self._asked.pop(number)
         if score is None or not math.isfinite(score):
             return
-        places = self._climb.places
         # Among equals the newest comes first: a plateau is walked along, and not circled.
-        at = next((i for i, place in enumerate(places) if place.score <= score), len(places))
-        places.insert(at, _Place(steps, score))
+        place = _Place(steps, score)
+        insort_left(self._climb.places, place, key=lambda known: -known.score)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "starts": self.starts, "patience": self.patience}

@@ -135,7 +135,7 @@ class Predictor(TryingStrategy):
             return None
         drawn = self._fine.draw(_blocks([seen.rows for seen in self._kept]), draws)
         order = np.argsort(-drawn, kind="stable")
-        found = self._kept[order[0]]
+        found = self._kept[int(order[0])]
         self._shelf += [self._kept[at].trace.steps for at in order[_KEPT + 1 :]]
         self._kept = [self._kept[at] for at in order[1 : _KEPT + 1]]
         return found

@@ -15,12 +15,17 @@ from retiarii.strategies.base import Strategy
 # Places rather than classes: a strategy's own libraries are imported when it is asked for.
 STRATEGIES: Mapping[str, str] = MappingProxyType(
     {
+        "cmaes": "retiarii.strategies.optuna_strategies:CMAES",
         "evolution": "retiarii.strategies.evolution:Evolution",
+        "gp": "retiarii.strategies.optuna_strategies:GP",
         "grid": "retiarii.strategies.grid:GridSearch",
         "local": "retiarii.strategies.local:LocalSearch",
+        "nsga2": "retiarii.strategies.optuna_strategies:NSGA2",
+        "nsga3": "retiarii.strategies.optuna_strategies:NSGA3",
         "predictor": "retiarii.strategies.predictor:Predictor",
         "random": "retiarii.strategies.random:RandomSearch",
         "reinforce": "retiarii.strategies.reinforce:Reinforce",
+        "tpe": "retiarii.strategies.optuna_strategies:TPE",
     }
 )
 

@@ -34,8 +34,8 @@ class _Elite(NamedTuple):
 class Reinforce(TryingStrategy):
     """A controller draws decision after decision, and is rewarded for what scores well.
 
-    The reward is how far a score lies above a moving baseline, in moving deviations, so that its
-    unit is of no matter. An entropy bonus keeps the controller from settling early. With every
+    The reward is how far a score lies above a moving baseline, in moving mean deviations, so that
+    its unit is of no matter. An entropy bonus keeps the controller from settling early. With every
     result, the best ``elites`` so far are made likelier too, as in Abolafia et al., "Neural
     program synthesis with priority queue training" (2018): a search has hundreds of trials, where
     a policy gradient alone would need thousands. What was proposed is left out of the draw.
@@ -77,7 +77,7 @@ class Reinforce(TryingStrategy):
         self._controller = Controller()
         self._asked: dict[int, tuple[Step, ...]] = {}
         self._best: list[_Elite] = []
-        self._mean = self._square = self._weight = 0.0
+        self._mean = self._spread = self._weight = 0.0
 
     def ask(self, number: int) -> Point | None:
         rng = Random(derive(self.seed, "reinforce", number))
@@ -111,13 +111,12 @@ class Reinforce(TryingStrategy):
 
     def _reward(self, score: float) -> float:
         """How far a score is above the baseline; then the baseline moves."""
-        mean = self._mean / self._weight if self._weight else score
-        variance = self._square / self._weight if self._weight else 0.0
-        keep = self.baseline
-        self._weight = keep * self._weight + 1.0
-        self._mean = keep * self._mean + score
-        self._square = keep * self._square + (score - mean) ** 2
-        above = (score - mean) / math.sqrt(variance) if variance > 0.0 else 0.0
+        spread, beyond = self._spread, score - self._mean if self._weight else 0.0
+        self._weight = self.baseline * self._weight + 1.0
+        self._mean = self._mean + beyond / self._weight if self._weight > 1.0 else score
+        # Absolute rather than squared, so that one model that collapsed does not hush the rest.
+        self._spread += (abs(beyond) - spread) / self._weight
+        above = beyond / spread if 0.0 < spread < math.inf else 0.0
         return max(-_CLIP, min(_CLIP, above))
 
 

@@ -190,7 +190,7 @@ Score = Callable[[int, Raws], float | None]
 
 
 class Session:
-    """A search: asks, and tells results ``window`` trials late, as a controller does."""
+    """A search: asks, and tells results ``window`` cohorts late, as a controller does."""
 
     def __init__(
         self,
@@ -200,12 +200,14 @@ class Session:
         score: Score = good,
         window: int = 1,
         seed: int = 0,
+        cohort: int = 1,
     ) -> None:
         self.strategy = strategy
         self.space = ToySpace(ask)
         self.proposed: list[Raws] = []
         self._score = score
         self._window = window
+        self._cohort = cohort
         self._untold: deque[int] = deque()
         strategy.begin(self.space.as_space(), seed)
 
@@ -217,10 +219,11 @@ class Session:
 
     def step(self) -> bool:
         """One trial more; False when nothing new is left."""
-        if len(self._untold) == self._window:
-            told = self._untold.popleft()
-            self.strategy.tell(told, self._score(told, self.proposed[told]))
         number = len(self.proposed)
+        if len(self._untold) == self._window * self._cohort:
+            for _ in range(self._cohort):
+                told = self._untold.popleft()
+                self.strategy.tell(told, self._score(told, self.proposed[told]))
         point = self.strategy.ask(number)
         if point is None:
             return False
@@ -292,6 +295,26 @@ class StrategyConformance:
         assert sorted(session.run(len(every) + 1)) == every
         assert not session.step()
         assert not session.step()
+
+    @pytest.mark.parametrize(("cohort", "window"), [(4, 1), (4, 2), (16, 1), (64, 2)])
+    def test_cohorts(self, make_strategy: MakeStrategy, cohort: int, window: int) -> None:
+        """Proposals come together, by several workers; resuming in their midst changes nothing."""
+        options: dict[str, Any] = {"score": flaky, "cohort": cohort, "window": window}
+        unbroken = Session(make_strategy(), wide, **options)
+        proposed = list(unbroken.run(150))
+        assert len(set(proposed)) == 150
+        resumed = Session(make_strategy(), wide, **options)
+        resumed.run(70)
+        assert resumed.run(150) == proposed
+
+    def test_scores_may_be_equal_huge_or_tiny(self, make_strategy: MakeStrategy) -> None:
+        for values in ((0.0,), (1e300, -1e300, 1.0), (1e-300, 2e-300), (1e9, 1e9 + 1e-6)):
+
+            def score(number: int, _: Raws, values: tuple[float, ...] = values) -> float:
+                return values[number % len(values)]
+
+            proposed = Session(make_strategy(), wide, score=score).run(60)
+            assert len(set(proposed)) == 60
 
     @pytest.mark.parametrize("ask", [no_choice, lone_option])
     def test_space_of_one_point(self, make_strategy: MakeStrategy, ask: Callable[[], None]) -> None:

@@ -78,10 +78,16 @@ class Checkpoints:
         self._own = sorted(c.epoch for c in whole)[-self._keep :]
         return whole[0] if whole else None
 
-    def finish(self, meta: Mapping[str, Any]) -> None:
-        """Note that training is done, its weights being saved; the checkpoints are deleted."""
+    def finish(self, meta: Mapping[str, Any], *, keep: bool = False) -> None:
+        """Note that training is done, its weights being saved.
+
+        Args:
+            meta: JSON, for `finished`.
+            keep: whether the newest checkpoint stays, to go on from; without it all are deleted.
+        """
         _write_json(self._directory / FINISHED, {"identity": self._identity, "meta": dict(meta)})
-        self._delete_except([])
+        self._own = self._own[-1:] if keep else []
+        self._delete_except(self._own)
 
     def finished(self) -> dict[str, Any] | None:
         """What :meth:`finish` noted, if training is done and the weights are there."""

@@ -19,12 +19,17 @@ class Evaluator(ABC):
         merges: whether trials given together may be trained as one merged program. Without it
             each trial is run by itself.
         keeps_weights: whether a trial that has a score has its trained weights stored.
+        pauses: whether a trial given with a ``limit`` stops there, and goes on from there when it
+            is given again with a larger one.
+        longest: the most epochs (steps that are reported) of a trial; ``None`` if not known.
     """
 
     metric: str
     maximize: bool
     merges: ClassVar[bool] = False
     keeps_weights: ClassVar[bool] = False
+    pauses: bool = False
+    longest: int | None = None
 
     def hyperparameters(self) -> Mapping[str, Description]:
         """The choices that it asks of every trial: label to what may be chosen."""

@@ -58,9 +58,14 @@ class Record:
         return self._keeper is not None
 
     def ended_before(self) -> bool:
-        """Whether the trial was trained to its end already; then it ends with what was noted."""
+        """Whether the trial was trained to its end already; then it ends with what was noted.
+
+        One that has paused, and may go further now, was not.
+        """
         done = None if self._keeper is None else self._keeper.finished()
         if done is None:
+            return False
+        if done.get("paused") and not self._at_limit(done["history"]):
             return False
         self._take_over(done["history"])
         self._finish(done["stopped"])
@@ -98,7 +103,9 @@ class Record:
         self.trial.report(epoch, **metrics)
 
     def wants_to_stop(self) -> bool:
-        """Whether the search has asked for an early end, and there is a score to end with."""
+        """Whether the search has asked for an early end or a pause, and there is a score."""
+        if self._at_limit(self.history):
+            return True
         return bool(self.history) and self.trial.should_stop()
 
     def end(self, weights: Callable[[], Mapping[str, Any]], stopped: bool) -> None:
@@ -114,8 +121,13 @@ class Record:
         if self.trial.directory is not None:
             save_weights(self.trial.directory, weights())
             if self._keeper is not None:
-                self._keeper.finish({"history": self.history, "stopped": stopped})
+                paused = stopped and self._at_limit(self.history)
+                noted = {"history": self.history, "stopped": stopped, "paused": paused}
+                self._keeper.finish(noted, keep=paused)
         self._finish(stopped)
+
+    def _at_limit(self, history: list[dict[str, float]]) -> bool:
+        return self.trial.limit is not None and len(history) >= self.trial.limit
 
     def _take_over(self, history: list[dict[str, float]]) -> None:
         """Report all epochs of a history.

@@ -171,6 +171,8 @@ class Supervised(Evaluator):
         self._labels = self._find_labels()
         self.metric = self._metric.name
         self.maximize = self._metric.maximize
+        self.pauses = bool(checkpoint)
+        self.longest = int(max(possible(epochs)))
 
     def _find_labels(self) -> dict[str, Description]:
         found: dict[str, Description] = {}

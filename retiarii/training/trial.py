@@ -57,6 +57,7 @@ class Trial:
         candidate: the model chosen; nothing is built before ``candidate.build(seed)``.
         hyperparameters: label to the value chosen.
         directory: its own directory for checkpoints and weights, or ``None``.
+        limit: the epoch at which it pauses, where its evaluator can do that; or ``None``.
         outcome: how it ended, ``None`` while it runs.
     """
 
@@ -72,6 +73,7 @@ class Trial:
         hyperparameters: Mapping[str, Any] | None = None,
         directory: Path | None = None,
         channel: Channel | None = None,
+        limit: int | None = None,
     ) -> None:
         self.number = number
         self.seed = seed
@@ -81,6 +83,7 @@ class Trial:
         self.candidate = candidate
         self.hyperparameters = dict(hyperparameters or {})
         self.directory = directory
+        self.limit = limit
         self.outcome: Finished | Failed | None = None
         self._channel: Channel = channel or _Silent()
         self._started = False

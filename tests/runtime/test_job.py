@@ -22,10 +22,10 @@ def test_jobs_travel_as_json(space: SearchSpace) -> None:
     point = point_of(space, RAWS)
     trials = (
         JobTrial(3, 2**63 - 1, 1, RAWS, Path("/a/b c"), point),
-        JobTrial(4, 5, 0, (), None),
+        JobTrial(4, 5, 0, (), None, limit=3),
     )
-    again = Job.from_json(Job(trials, 7).to_json())
-    assert again == Job(trials, 7)
+    again = Job.from_json(Job(trials, 7, asks=True).to_json())
+    assert again == Job(trials, 7, asks=True)
     assert again.trials[0].point is None
 
 

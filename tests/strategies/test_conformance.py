@@ -8,7 +8,10 @@ from retiarii.errors import StrategyError
 from retiarii.strategies.base import Strategy
 from retiarii.strategies.evolution import Evolution
 from retiarii.strategies.grid import GridSearch
+from retiarii.strategies.local import LocalSearch
+from retiarii.strategies.predictor import Predictor
 from retiarii.strategies.random import RandomSearch
+from retiarii.strategies.reinforce import Reinforce
 from retiarii.testing.strategies import (
     MakeStrategy,
     Session,
@@ -45,6 +48,48 @@ class TestSmallEvolution(StrategyConformance):
     @pytest.fixture
     def make_strategy(self) -> MakeStrategy:
         return lambda: Evolution(population=4, sample=2, crossover=1.0, attempts=1)
+
+
+class TestLocal(StrategyConformance):
+    @pytest.fixture
+    def make_strategy(self) -> MakeStrategy:
+        return LocalSearch
+
+
+class TestHastyLocal(StrategyConformance):
+    """One random point a climb: the smallest state, and the most restarts."""
+
+    @pytest.fixture
+    def make_strategy(self) -> MakeStrategy:
+        return lambda: LocalSearch(starts=1)
+
+
+class TestPredictor(StrategyConformance):
+    @pytest.fixture
+    def make_strategy(self) -> MakeStrategy:
+        return Predictor
+
+
+class TestSmallPredictor(StrategyConformance):
+    """It learns from the start, from few scores, and looks at more than it can keep."""
+
+    @pytest.fixture
+    def make_strategy(self) -> MakeStrategy:
+        return lambda: Predictor(initial=2, pool=16, looks=12, memory=8)
+
+
+class TestReinforce(StrategyConformance):
+    @pytest.fixture
+    def make_strategy(self) -> MakeStrategy:
+        return Reinforce
+
+
+class TestGradientAlone(StrategyConformance):
+    """No elites, and steps so large that answers become certain."""
+
+    @pytest.fixture
+    def make_strategy(self) -> MakeStrategy:
+        return lambda: Reinforce(elites=0, rate=10.0, entropy=0.0)
 
 
 class _Repeating(RandomSearch):
@@ -86,6 +131,26 @@ def test_the_suite_catches_a_strategy_that_never_ends():
         StrategyConformance().test_space_of_one_point(Endless, no_choice)
 
 
+class _Impatient(RandomSearch):
+    """Needs each result before the next proposal."""
+
+    def begin(self, space, seed: int) -> None:
+        super().begin(space, seed)
+        self.told = 0
+
+    def ask(self, number: int):
+        assert self.told == number, "a result is missing"
+        return super().ask(number)
+
+    def tell(self, number: int, score: float | None) -> None:
+        self.told += 1
+
+
+def test_the_suite_catches_a_strategy_that_needs_every_result_at_once():
+    with pytest.raises(AssertionError, match="missing"):
+        StrategyConformance().test_cohorts(_Impatient, 4, 2)
+
+
 def test_the_suite_catches_values_out_of_range():
     class Outside(Strategy):
         def ask(self, number: int):
@@ -95,8 +160,9 @@ def test_the_suite_catches_values_out_of_range():
         Session(Outside(), wide).step()
 
 
-def test_telling_what_was_never_asked_is_an_error():
-    session = Session(Evolution(), wide)
+@pytest.mark.parametrize("kind", [Evolution, LocalSearch, Predictor, Reinforce])
+def test_telling_what_was_never_asked_is_an_error(kind):
+    session = Session(kind(), wide)
     session.step()
     session.strategy.tell(0, 1.0)
     for number in (0, 5):

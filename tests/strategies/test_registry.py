@@ -96,8 +96,71 @@ def test_unknown_options_name_the_nearest():
 
 def test_strategies_do_not_import_torch():
     code = (
-        "import sys; from retiarii.strategies import make_strategy, STRATEGIES\n"
-        "for name in STRATEGIES: make_strategy(name)\n"
+        "import sys; from contextlib import suppress\n"
+        "from retiarii.errors import StrategyError\n"
+        "from retiarii.strategies import make_strategy, STRATEGIES\n"
+        "for name in STRATEGIES:\n"
+        "    with suppress(StrategyError):  # its libraries may not be installed\n"
+        "        make_strategy(name)\n"
         "assert not {'torch', 'optuna', 'ray'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.fixture
+def offered(tmp_path, monkeypatch, own):
+    """Installs a package that offers these entry points."""
+
+    def install(package: str, **points: str) -> None:
+        folder = tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = [f"{name} = {place}" for name, place in points.items()]
+        (folder / "entry_points.txt").write_text("\n".join(["[retiarii.strategies]", *lines]))
+
+    return install
+
+
+def test_an_entry_point_is_a_name(offered, own):
+    offered("theirs", mine=f"{own}:Mine")
+    made = make_strategy("mine", size=7)
+    assert type(made).__name__ == "Mine"
+    assert made.size == 7
+
+
+def test_an_entry_point_does_not_change_what_ours_mean(offered, own):
+    offered("theirs", evolution=f"{own}:Mine")
+    assert isinstance(make_strategy("evolution"), Evolution)
+
+
+def test_entry_points_are_among_the_nearest(offered, own):
+    offered("theirs", annealing=f"{own}:Mine")
+    with pytest.raises(StrategyError, match="'annealing'"):
+        make_strategy("anealing")
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("no_such_module:Mine", "no_such_module"),
+        ("broken_strategies:Mine", "ZeroDivisionError"),
+        ("own_strategies:Mien", "'Mine'"),
+        ("own_strategies:Other", "Other"),
+        ("own_strategies", "no module:Class"),
+    ],
+)
+def test_an_entry_point_that_does_not_load_is_said(offered, place, says):
+    offered("theirs", mine=place)
+    with pytest.raises(StrategyError) as caught:
+        make_strategy("mine")
+    assert says in str(caught.value)
+    assert "entry point 'mine'" in str(caught.value)
+    assert "theirs" in str(caught.value)
+
+
+def test_two_packages_that_offer_one_name(offered, own):
+    offered("theirs", mine=f"{own}:Mine")
+    offered("others", mine=f"{own}:Broken")
+    with pytest.raises(StrategyError, match="several packages") as caught:
+        make_strategy("mine")
+    assert f"{own}:Broken, {own}:Mine" in str(caught.value)
