@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from retiarii.errors import RetiariiError
 from retiarii.runtime.executor import Deliver, Lost
 from retiarii.runtime.job import Job
-from retiarii.runtime.worker import Held, MemorySource, work
+from retiarii.runtime.worker import Held, MemorySource, without_interrupts, work
 from retiarii.training.events import Failed, Finished, TrialEvent
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class LocalExecutor:
             name="retiarii-worker",
         )
         try:
-            process.start()
+            with without_interrupts():
+                process.start()
         except BaseException:
             ours.close()
             raise

@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
@@ -57,6 +58,28 @@ def _keep(duplicate: Any) -> int:
     return int(duplicate.detach())
 
 
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Within it a process is started that no Ctrl-C reaches before `work` has begun.
+
+    The process inherits what is blocked; until it ignores the signal by itself, an interrupt would
+    end it with a traceback.
+    """
+    before = _mask(signal.SIG_BLOCK)
+    try:
+        yield
+    finally:
+        if before is not None and signal.SIGINT not in before:
+            _mask(signal.SIG_UNBLOCK)
+
+
+def _mask(how: int) -> set[int] | None:
+    """Blocks or unblocks interrupts, where the system can."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return None
+    return set(signal.pthread_sigmask(how, {signal.SIGINT}))
+
+
 def work(
     connection: Connection,
     source: FileSource | MemorySource,
@@ -74,6 +97,7 @@ def work(
     del held
     # Ctrl-C reaches the whole process group; what follows from it is the controller's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _mask(signal.SIG_UNBLOCK)
     inbox = _Inbox(connection)
     try:
         space, evaluator = _load(source, threads)
