@@ -31,6 +31,21 @@ class ApartCall:
     helpers: Mapping[str, str]
 
 
+def single_call(item: Item) -> ApartCall | None:
+    """The code of a group of one member, where torch's own call is the shortest way.
+
+    Rules serve one member as well, by way of stacks of one; that costs small models more than all
+    the rest of merging saves them.
+    """
+    call = item.call
+    if call.op == "Linear":
+        bias = "$2" if len(call.inputs) == 3 else "None"
+        return ApartCall(f"F.linear($0, $1, {bias})", False, {}, {})
+    if call.op == "opaque" or call.spec.kind != "function" or is_random(call):
+        return None
+    return apart_call(item, 0)
+
+
 class _Text(str):
     """A piece of code that stands for a value."""
 

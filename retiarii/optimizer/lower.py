@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retiarii.ir.build.expressions import Names
-from retiarii.optimizer.apart import apart_call
+from retiarii.optimizer.apart import apart_call, single_call
 from retiarii.optimizer.forest import SHARED, Port, shown
 from retiarii.optimizer.gathering import gathered_call
 from retiarii.optimizer.lift import is_random, written
@@ -171,9 +171,10 @@ class _Writer:
             yield from self._cut(source)
 
     def _lowering(self, g: int, group: Group) -> Lowering:
-        if not group.fused:
-            item = self._items[group.members[0]]
-            made = apart_call(item, len(self._templates))
+        item = self._items[group.members[0]]
+        made = single_call(item) if len(group.members) == 1 else None
+        if made is not None or not group.fused:
+            made = made or apart_call(item, len(self._templates))
             self._scope.update(made.scope)
             self._helpers.update(made.helpers)
             if made.template:
@@ -343,7 +344,7 @@ def _converted(text: str, form: Form, asked: Form, members: int) -> str:
     if members == 1 and Form.PLAIN in (form, asked) and Form.CHANNELS in (form, asked):
         return text
     if asked is Form.PLAIN:
-        return f"{text}[0]"
+        return f"{text}.squeeze(0)"
     if form is Form.PLAIN:
         return f"{text}.unsqueeze(0)"
     if asked is Form.CHANNELS:
