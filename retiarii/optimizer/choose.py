@@ -33,6 +33,8 @@ from retiarii.optimizer.storage import store
 
 # What is not this much better is left fused: measurements differ by less from run to run.
 _CLEARLY: Final = 0.8
+# The same where nothing was measured: the figures that are shipped are off by a factor of two.
+_ROUGHLY: Final = 0.3
 # What saves less of a step than this is not worth a group more.
 _MATTERS: Final = 0.02
 # Below so many seconds little can be measured: a longer training decides anew.
@@ -226,7 +228,8 @@ class _Estimate:
         merged = sum(whole.values()) + self._moving(chosen.applied(self._plan), copying)
         unfused = sum(single.values())
         took = f"{_ms(merged)} a step, {_ms(serial)} one by one"
-        if merged > serial or unfused < _CLEARLY * merged:
+        clearly = _CLEARLY if self._meter.measures else _ROUGHLY
+        if serial < clearly / _CLEARLY * merged or unfused < clearly * merged:
             return Choice(
                 False,
                 f"nothing is fused: it would not pay ({took}, both estimated)",
@@ -255,7 +258,8 @@ class _Estimate:
             pieces = sum(ceil(len(g.members) / limit) for g in several)
             seconds = single if limit == 1 else self._parts(groups, limit)
             seconds += 2 * (moved * _bytes(call) * copying.byte + pieces * copying.piece)
-            if seconds < min(_CLEARLY * whole, best[1]) and whole - seconds > _MATTERS * serial:
+            clearly = _CLEARLY if self._meter.measures else _ROUGHLY
+            if seconds < min(clearly * whole, best[1]) and whole - seconds > _MATTERS * serial:
                 best = limit, seconds
         return best
 
