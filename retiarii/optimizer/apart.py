@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retiarii.ir.build.codegen import _accesses
+from retiarii.ir.build.codegen import access_paths
 from retiarii.ir.build.expressions import Expressions, Names
 from retiarii.ir.ops import arrange_call, op_spec
 from retiarii.ir.types import Attrs
@@ -88,7 +88,7 @@ def apart_call(item: Item, template: int) -> ApartCall:
     if is_random(call):
         text = f"self.streams[{max(item.owner, 0)}].run(lambda: {text})"
     if call.result is not None:
-        accesses = [path for _, path in sorted(_accesses(call.result))]
+        accesses = [path for _, path in sorted(access_paths(call.result))]
         text = f"kernels.results({text}, lambda r: ({''.join(f'r{a}, ' for a in accesses)}))"
     scope: dict[str, Any] = {**expressions.classes}
     if spec.helper is not None:

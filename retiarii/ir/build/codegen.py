@@ -136,7 +136,7 @@ class _Writer:
     def _unpack_inputs(self) -> Iterator[str]:
         inputs = [node.record.name for node in self._graph.inputs]
         for name, structure in self._params:
-            for index, access in _accesses(structure):
+            for index, access in access_paths(structure):
                 ref = Ref(inputs[index])
                 if ref in self._variables:
                     continue
@@ -229,7 +229,7 @@ class _Writer:
             name = self._names.new(record.name, record.op)
             self._variables[Ref(record.name)] = name
             return f"{name} = {text}"
-        accesses = list(_accesses(record.result))
+        accesses = list(access_paths(record.result))
         if _is_nested_tuple(record.result):
             used = self._graph.users_of(record.name)
             read = {r for u in used for r in self._graph.record(u).inputs}
@@ -350,21 +350,21 @@ def _replaced(structure: Any, refs: tuple[Ref, ...]) -> Any:
     return map_leaves(lambda v: refs[v.index] if isinstance(v, Result) else v, structure)
 
 
-def _accesses(structure: Any) -> Iterator[tuple[int, str]]:
+def access_paths(structure: Any) -> Iterator[tuple[int, str]]:
     """(index, how to get there) for each Result: ``[1]["image"].mask``."""
     if isinstance(structure, Result):
         yield structure.index, ""
     elif isinstance(structure, FrozenDict):
         for key, value in structure:
-            yield from ((i, f"[{key!r}]{rest}") for i, rest in _accesses(value))
+            yield from ((i, f"[{key!r}]{rest}") for i, rest in access_paths(value))
     elif type(structure) is tuple and len(structure) == 2 and isinstance(structure[0], TypeOf):
         by_key = issubclass(structure[0].target, Mapping)
         for key, value in structure[1]:
             step = f"[{key!r}]" if by_key else f".{key}"
-            yield from ((i, step + rest) for i, rest in _accesses(value))
+            yield from ((i, step + rest) for i, rest in access_paths(value))
     elif isinstance(structure, tuple):
         for position, value in enumerate(structure):
-            yield from ((i, f"[{position}]{rest}") for i, rest in _accesses(value))
+            yield from ((i, f"[{position}]{rest}") for i, rest in access_paths(value))
 
 
 def _is_nested_tuple(structure: Any) -> bool:
