@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,14 +22,50 @@ class Lost(TrialEvent):
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Yielded(TrialEvent):
+    """The trial gave its device back, as it was asked to; it can go on from its checkpoint."""
+
+
 Deliver = Callable[[TrialEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where one job runs at a time.
+
+    Attributes:
+        name: unique within an executor: ``cpu:0``, ``cuda:1``, ``node-2/cuda:0``.
+        kind: what has the same speed: ``cpu``, or the GPU's name.
+        memory: bytes; ``None`` where that is not known.
+    """
+
+    name: str
+    kind: str
+    memory: int | None = None
 
 
 class Executor(Protocol):
     """Runs jobs, somewhere. Used by one thread, the controller's."""
 
-    def submit(self, job: Job) -> None:
-        """Queues a job; its trials' events come with later polls."""
+    def devices(self) -> tuple[Device, ...]:
+        """Where jobs can run now; on a cluster they come and go."""
+
+    def submit(self, job: Job, device: str | None = None) -> None:
+        """Queues a job; its trials' events come with later polls.
+
+        Args:
+            job: what to run.
+            device: the name of the device that runs it; ``None`` is the first that is idle. A
+                device that has gone is as good as ``None``.
+        """
+
+    def leave(self, numbers: Collection[int]) -> None:
+        """Asks the jobs of these trials to give their devices back.
+
+        At the next epoch of such a job all of its trials that have not ended are left as their
+        checkpoints are, and each is delivered as `Yielded`.
+        """
 
     def poll(self, timeout: float, deliver: Deliver) -> None:
         """Calls ``deliver`` for each event, as it arrives.
@@ -51,8 +87,20 @@ class Executor(Protocol):
         """Ends all workers at once; unfinished trials stay as their checkpoints are."""
 
 
+class Leaving(BaseException):
+    """Leaves an evaluator, past a user's ``except Exception``: trials stay as they are.
+
+    A channel raises it when a trial looks whether to stop. That is after its checkpoint was
+    written, and all trials that are trained together are at that epoch then.
+    """
+
+
 def run_job(job: Job, space: SearchSpace, evaluator: Evaluator, channel: Channel) -> None:
-    """Evaluates a job's trials; each of them ends with an event, whatever happens."""
+    """Evaluates a job's trials; each of them ends with an event, whatever happens.
+
+    Raises:
+        Leaving: the channel did.
+    """
     trials = []
     for spec in job.trials:
         trial = _trial(spec, job.search_seed, space, channel)

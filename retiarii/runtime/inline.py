@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NoReturn
 
-from retiarii.runtime.executor import Deliver, run_job
+from retiarii.runtime.executor import Deliver, Device, Leaving, Yielded, run_job
 from retiarii.runtime.job import Job
-from retiarii.training.events import TrialEvent
+from retiarii.training.events import Failed, Finished, TrialEvent
 
 if TYPE_CHECKING:
     from retiarii.search_space import SearchSpace
@@ -21,10 +22,16 @@ class InlineExecutor:
         self._space = space
         self._evaluator = evaluator
         self._waiting: deque[Job] = deque()
+        self._open: set[int] = set()  # trials of the job at hand that have not ended
         self._stopping: set[int] = set()
-        self._leaving = False
+        self._asked: set[int] = set()  # to give the device back
+        self._abandoned = False
 
-    def submit(self, job: Job) -> None:
+    def devices(self) -> tuple[Device, ...]:
+        return (Device("inline", "inline"),)
+
+    def submit(self, job: Job, device: str | None = None) -> None:
+        del device
         self._stopping -= {trial.number for trial in job.trials}
         self._waiting.append(job)
 
@@ -32,28 +39,41 @@ class InlineExecutor:
         if not self._waiting:
             return
         job = self._waiting.popleft()
+        self._open = {trial.number for trial in job.trials}
+        self._asked.clear()
         try:
             run_job(job, self._space, self._evaluator, _Direct(deliver, self))
-        except _Abandoned:
-            pass
+        except Leaving:
+            if not self._abandoned:
+                for number in sorted(self._open):
+                    deliver(Yielded(number))
         except _ControllerError as error:
             raise error.reason from error.reason.__cause__
+        finally:
+            self._open = set()
+
+    def leave(self, numbers: Collection[int]) -> None:
+        self._asked |= self._open.intersection(numbers)
 
     def stop(self, number: int) -> None:
         self._stopping.add(number)
+
+    def ended(self, number: int) -> None:
+        """A trial of the job at hand has ended."""
+        self._open.discard(number)
 
     def stop_requested(self, number: int) -> bool:
         """Whether a trial was asked to stop.
 
         Raises:
-            _Abandoned: all of them are left where they are.
+            Leaving: all of them are left where they are.
         """
-        if self._leaving:
-            raise _Abandoned
+        if self._abandoned or self._asked:
+            raise Leaving
         return number in self._stopping
 
     def abandon(self) -> None:
-        self._leaving = True
+        self._abandoned = True
         self._waiting.clear()
 
     def shutdown(self) -> None:
@@ -68,10 +88,6 @@ class _ControllerError(BaseException):
         super().__init__(reason)
 
 
-class _Abandoned(BaseException):
-    """Leaves an evaluator, past a user's ``except Exception``: trials stay as they are."""
-
-
 class _Direct:
     """The channel of a trial that runs in the controller's process."""
 
@@ -80,6 +96,8 @@ class _Direct:
         self._executor = executor
 
     def send(self, event: TrialEvent) -> None:
+        if isinstance(event, Finished | Failed):
+            self._executor.ended(event.number)
         try:
             self._deliver(event)
         except Exception as error:

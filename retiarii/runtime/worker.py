@@ -13,16 +13,17 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.errors import RetiariiError
-from retiarii.runtime.executor import run_job
+from retiarii.runtime.executor import Leaving, run_job
 from retiarii.runtime.job import Job
 from retiarii.runtime.source import FileSource
 from retiarii.search_space import SearchSpace
@@ -41,6 +42,21 @@ class MemorySource:
     """
 
     pickled: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a worker may use of its machine.
+
+    Attributes:
+        threads: how many CPU threads it computes with.
+        gpu: the index of its GPU among those of its machine, or ``None``.
+        beats: seconds between two words that it lives.
+    """
+
+    threads: int
+    gpu: int | None
+    beats: float
 
 
 class Held:
@@ -83,31 +99,56 @@ def _mask(how: int) -> set[int] | None:
 def work(
     connection: Connection,
     source: FileSource | MemorySource,
-    threads: int,
+    share: Share,
     held: object,
 ) -> None:
-    """The life of a worker: it ends when told to, or when the controller is gone.
+    """The life of a worker process: it ends when told to, or when the controller is gone.
 
     Args:
         connection: to the controller.
         source: where the space comes from.
-        threads: how many CPU threads it may compute with.
+        share: what it may use.
         held: kept open until the process ends (the directory's lock).
     """
     del held
     # Ctrl-C reaches the whole process group; what follows from it is the controller's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _mask(signal.SIG_UNBLOCK)
-    inbox = _Inbox(connection)
+    if share.gpu is not None:
+        only_gpu(share.gpu)
+    outbox = _Outbox(connection)
+    inbox = Inbox()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    threading.Thread(target=_beat, args=(outbox, share.beats), daemon=True).start()
+    serve(source, share.threads, inbox, outbox)
+
+
+def serve(source: FileSource | MemorySource, threads: int, inbox: Inbox, outbox: Outbox) -> None:
+    """Evaluates what comes in, until told to leave; the same on every executor.
+
+    Args:
+        source: where the space comes from.
+        threads: how many CPU threads to compute with.
+        inbox: what the controller sends.
+        outbox: what it is told.
+    """
     try:
         space, evaluator = _load(source, threads)
     except Exception as error:
-        _send(connection, "broken", error=_described(error))
+        outbox.send("broken", error=_described(error))
         return
-    _send(connection, "ready")
+    outbox.send("ready")
     while (job := inbox.next()) is not None:
-        run_job(job, space, evaluator, _ToController(connection, inbox, job.asks))
-        _send(connection, "done")
+        # Who is asked to leave delivers nothing: "done" says that the rest is open.
+        with suppress(Leaving):
+            run_job(job, space, evaluator, _ToController(inbox, outbox, job.asks))
+        outbox.send("done")
+
+
+def only_gpu(index: int) -> None:
+    """Lets this process see one GPU of those that it may see; before CUDA is used."""
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen[index] if index < len(seen) else str(index)
 
 
 def _load(source: FileSource | MemorySource, threads: int) -> tuple[SearchSpace, Evaluator]:
@@ -136,11 +177,26 @@ def _described(error: Exception) -> dict[str, Any]:
     return {**fields, "trace": traceback.format_exc()}
 
 
-def _send(connection: Connection, kind: str, **fields: Any) -> None:
-    try:
-        connection.send_bytes(json.dumps({"kind": kind, **fields}).encode())
-    except OSError:  # the controller is gone
-        _leave()
+class Outbox(Protocol):
+    """The way to the controller."""
+
+    def send(self, kind: str, **fields: Any) -> None: ...
+
+
+class _Outbox:
+    """The controller at the other end of a pipe; two threads write to it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, kind: str, **fields: Any) -> None:
+        message = json.dumps({"kind": kind, **fields}).encode()
+        try:
+            with self._lock:
+                self._connection.send_bytes(message)
+        except OSError:  # the controller is gone
+            _leave()
 
 
 def _leave() -> None:
@@ -149,60 +205,81 @@ def _leave() -> None:
     os._exit(0)
 
 
-class _Inbox:
-    """What the controller sends, read by a thread of its own, so that its end is noticed."""
+def _read(connection: Connection, inbox: Inbox) -> None:
+    """Reads what the controller sends, in a thread of its own, so that its end is noticed."""
+    while True:
+        try:
+            inbox.put(json.loads(connection.recv_bytes()))
+        except (EOFError, OSError):
+            # The controller was killed. Its trials are somebody else's from now on.
+            os._exit(1)
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+
+def _beat(outbox: Outbox, seconds: float) -> None:
+    while True:
+        time.sleep(seconds)
+        outbox.send("alive")
+
+
+class Inbox:
+    """What the controller has sent, in order, and what it wants of the job at hand."""
+
+    def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._stopping: set[int] = set()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._leave = threading.Event()
 
     def next(self) -> Job | None:
         """The next job; ``None``: leave."""
         return self._jobs.get()
 
     def stop_requested(self, number: int) -> bool:
+        """Whether a trial was asked to stop.
+
+        Raises:
+            Leaving: the job was asked to give the device back.
+        """
+        if self._leave.is_set():
+            raise Leaving
         return number in self._stopping
 
     def answer(self) -> bool:
         """The controller's word on whether to stop."""
         return self._answers.get()
 
-    def _read(self) -> None:
-        while True:
-            try:
-                message: Mapping[str, Any] = json.loads(self._connection.recv_bytes())
-            except (EOFError, OSError):
-                # The controller was killed. Its trials are somebody else's from now on.
-                os._exit(1)
-            if message["kind"] == "job":
+    def put(self, message: Mapping[str, Any]) -> None:
+        """Takes in a message."""
+        match message["kind"]:
+            case "job":
                 job = Job.from_json(message["job"])
                 self._stopping -= {trial.number for trial in job.trials}
+                self._leave.clear()
                 self._jobs.put(job)
-            elif message["kind"] == "stop":
+            case "stop":
                 self._stopping.add(message["number"])
-            elif message["kind"] == "answer":
+            case "leave":
+                self._leave.set()
+            case "answer":
                 self._answers.put(message["stop"])
-            else:
+            case "quit":
                 self._jobs.put(None)
-                return
 
 
 @dataclass(frozen=True, slots=True)
 class _ToController:
     """The channel of a trial that runs in this worker."""
 
-    connection: Connection
-    inbox: _Inbox
+    inbox: Inbox
+    outbox: Outbox
     asks: bool
 
     def send(self, event: TrialEvent) -> None:
-        _send(self.connection, "event", event=event.to_json())
+        self.outbox.send("event", event=event.to_json())
 
     def stop_requested(self, number: int) -> bool:
+        stop = self.inbox.stop_requested(number)
         if self.asks:
-            _send(self.connection, "ask", number=number)
+            self.outbox.send("ask", number=number)
             return self.inbox.answer()
-        return self.inbox.stop_requested(number)
+        return stop

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import signal
 import time
@@ -10,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from retiarii.errors import FileError, RetiariiError
+from retiarii.errors import RetiariiError
 from retiarii.experiment import Experiment
 from retiarii.mutators.choice import choice
 from retiarii.result import Result
-from retiarii.runtime.executor import Lost
+from retiarii.runtime.executor import Lost, Yielded
 from retiarii.runtime.job import Job, JobTrial
 from retiarii.runtime.local import LocalExecutor
 from retiarii.runtime.packing import memory_source
 from retiarii.runtime.progress import Progress
 from retiarii.runtime.source import FileSource, load_space_file
-from retiarii.training.events import Failed, Finished, TrialEvent
+from retiarii.training.events import Failed, Finished, Reported, TrialEvent
 from retiarii.training.function import Function
 
 
@@ -45,6 +46,14 @@ def executor(space_file: Path) -> Iterator[LocalExecutor]:
 def job(number: int, directory: Path, op: int = 0, width: int = 0) -> Job:
     raws = (("op", op), ("width", width))
     return Job((JobTrial(number, number, 0, raws, directory / str(number)),), 0)
+
+
+# What an evaluator does that can give its device back: it looks after each epoch.
+WATCHES = "            yield\n            trial.should_stop()\n"
+
+
+def together(directory: Path, *numbers: int) -> Job:
+    return Job(tuple(job(n, directory, width=n).trials[0] for n in numbers), 0)
 
 
 def collect(executor: LocalExecutor, count: int = 1) -> list[TrialEvent]:
@@ -101,8 +110,7 @@ def test_a_trial_that_kills_its_workers_fails_alone_in_a_cohort(cohort_file: Pat
     assert sorted(e for n, e in ran if n == 0) == [1, 2, 3, 4]
 
 
-def test_a_trial_that_kills_its_workers_fails(tmp_path: Path, executor: LocalExecutor) -> None:
-    space_file = executor._source.path  # type: ignore[union-attr]
+def test_a_trial_that_kills_its_workers_fails(space_file: Path) -> None:
     text = space_file.read_text()
     space_file.write_text(
         text.replace("        trial.start()", "        trial.start(); self.die(trial)").replace(
@@ -134,32 +142,79 @@ def test_executor_by_itself(tmp_path: Path, executor: LocalExecutor) -> None:
     assert isinstance(failed, Failed)
     assert "nonsense" in failed.message
     # An idle worker dies: nothing is lost, and there is another for the next job.
-    (worker,) = executor._workers
-    os.kill(worker.process.pid or 0, signal.SIGKILL)
-    worker.process.join()
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()
     executor.submit(job(3, tmp_path, width=2))
     events = collect(executor)
     if isinstance(events[-1], Lost):  # handed out before the death was seen
         executor.submit(job(3, tmp_path, width=2))
         events = collect(executor)
     assert isinstance(events[-1], Finished)
-    processes = [w.process for w in executor._workers]
-    pids = [p.pid for p in processes]
+    pids = [process.pid for process in multiprocessing.active_children()]
+    assert len(pids) == 1
     executor.shutdown()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid or 0, 0)
 
 
-def test_errors_of_the_file_come_back(tmp_path: Path, executor: LocalExecutor) -> None:
-    space_file = executor._source.path  # type: ignore[union-attr]
+def test_a_job_gives_its_device_back(tmp_path: Path, cohort_file: Path) -> None:
+    """All of its trials go on from their checkpoints in other jobs, as if nothing had been."""
+    text = cohort_file.read_text().replace("            yield\n", WATCHES)
+    cohort_file.write_text(text)
+    source = FileSource(cohort_file, load_space_file(cohort_file).digest)
+    executor = LocalExecutor(source, workers=1)
+    try:
+        executor.submit(together(tmp_path, 0, 1, 2))
+        events: list[TrialEvent] = []
+        while sum(isinstance(e, Reported) for e in events) < 4:
+            executor.poll(1.0, events.append)
+        executor.leave({1})
+        while not any(isinstance(e, Yielded) for e in events):
+            executor.poll(5.0, events.append)
+        assert {e.number for e in events if isinstance(e, Yielded)} == {0, 1, 2}
+        assert not any(isinstance(e, Finished) for e in events)
+        executor.submit(together(tmp_path, 0, 2))
+        executor.submit(together(tmp_path, 1))
+        events += collect(executor, 3)
+    finally:
+        executor.shutdown()
+    assert {e.number for e in events if isinstance(e, Finished)} == {0, 1, 2}
+    log = (cohort_file.parent / "epochs.log").read_text().splitlines()
+    epochs = [line.split()[:2] for line in log]
+    assert sorted(epochs) == [[str(n), str(e)] for n in range(3) for e in range(1, 5)]
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path, space_file: Path) -> None:
+    source = FileSource(space_file, load_space_file(space_file).digest)
+    executor = LocalExecutor(source, workers=1, patience=3.0)
+    try:
+        executor.submit(job(0, tmp_path))
+        events: list[TrialEvent] = []
+        while not any(isinstance(e, Reported) for e in events):
+            executor.poll(1.0, events.append)
+        (worker,) = multiprocessing.active_children()
+        pid = worker.pid or 0
+        os.kill(pid, signal.SIGSTOP)
+        (lost,) = [e for e in collect(executor) if isinstance(e, Lost)]
+        assert "hung: it said nothing for 3 s" in lost.message
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        executor.submit(job(0, tmp_path))
+        assert isinstance(collect(executor)[-1], Finished)
+    finally:
+        executor.shutdown()
+
+
+def test_errors_of_the_file_come_back(
+    tmp_path: Path, space_file: Path, executor: LocalExecutor
+) -> None:
     space_file.write_text(space_file.read_text().replace("EPOCHS = 4", "EPOCHS = 5"))
     executor.submit(job(0, tmp_path))
     with pytest.raises(RetiariiError, match="changed while the search") as caught:
         collect(executor)
     assert caught.value.where == str(space_file)
-    with pytest.raises(FileError):
-        executor._source.load()  # type: ignore[union-attr]
 
 
 def test_space_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
