@@ -45,6 +45,25 @@ class Device:
     memory: int | None = None
 
 
+class Runner(Protocol):
+    """Takes jobs and delivers what becomes of their trials: what the controller sees."""
+
+    def submit(self, job: Job) -> None:
+        """Queues a job; its trials' events come with later polls."""
+
+    def poll(self, timeout: float, deliver: Deliver) -> None:
+        """Calls ``deliver`` for each event, as it arrives; see `Executor.poll`."""
+
+    def stop(self, number: int) -> None:
+        """Asks a trial to end early."""
+
+    def abandon(self) -> None:
+        """Leaves what is being evaluated as soon as that can be done; `shutdown` follows."""
+
+    def shutdown(self) -> None:
+        """Ends all workers at once; unfinished trials stay as their checkpoints are."""
+
+
 class Executor(Protocol):
     """Runs jobs, somewhere. Used by one thread, the controller's."""
 

@@ -49,11 +49,13 @@ class Job:
         search_seed: the search's seed.
         asks: whether a worker waits for the controller's word when a trial asks whether to stop,
             so that what it had reported by then has been looked at.
+        alone: whether its trials are never to be trained with those of another job.
     """
 
     trials: tuple[JobTrial, ...]
     search_seed: int
     asks: bool = False
+    alone: bool = False
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -61,6 +63,7 @@ class Job:
             {
                 "search_seed": self.search_seed,
                 "asks": self.asks,
+                "alone": self.alone,
                 "trials": [
                     {
                         "number": t.number,
@@ -90,7 +93,7 @@ class Job:
             )
             for t in fields["trials"]
         )
-        return Job(trials, fields["search_seed"], fields["asks"])
+        return Job(trials, fields["search_seed"], fields["asks"], fields["alone"])
 
 
 def point_of(space: SearchSpace, raws: Raws) -> Point:

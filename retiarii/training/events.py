@@ -52,9 +52,12 @@ class Noted(TrialEvent):
 
     Attributes:
         text: one line.
+        fits: how many trials are known by now to fit the device's memory together, where this is
+            about that.
     """
 
     text: str
+    fits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

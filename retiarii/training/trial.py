@@ -98,9 +98,14 @@ class Trial:
             self._started = True
             self._channel.send(Started(self.number))
 
-    def note(self, text: str) -> None:
-        """Tell whoever watches the search something about how this trial is evaluated."""
-        self._channel.send(Noted(self.number, text))
+    def note(self, text: str, fits: int | None = None) -> None:
+        """Tell whoever watches the search something about how this trial is evaluated.
+
+        Args:
+            text: one line.
+            fits: how many trials fit the device's memory together, if it is about that.
+        """
+        self._channel.send(Noted(self.number, text, fits))
 
     def report(self, step: int, **metrics: Any) -> None:
         """Tell the metrics after ``step`` (an epoch, or what a function counts).
