@@ -32,15 +32,20 @@ def definitions(files: Iterable[Path], root: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for file in files:
-        name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
         parts: dict[str, list[str]] = {}
         for statement in ast.parse(file.read_bytes()).body:
             if not _is_main_guard(statement):
-                parts.setdefault(_label(statement), []).append(_text(statement))
+                parts.setdefault(label_of(statement), []).append(_text(statement))
         for label, texts in parts.items():
             digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
-            found[f"{name}: {label}"] = digest
+            found[name_in(file, root, label)] = digest
     return found
+
+
+def name_in(file: Path, root: Path, label: str) -> str:
+    """A definition's name: ``"space.py: class Net"``."""
+    name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+    return f"{name}: {label}"
 
 
 def local_files(file: Path) -> list[Path]:
@@ -87,7 +92,8 @@ def _module_files(folder: Path, dotted: str) -> Iterator[Path]:
         folder = folder / part
 
 
-def _label(statement: ast.stmt) -> str:
+def label_of(statement: ast.stmt) -> str:
+    """What a statement defines: ``class Net``, ``function score``, or the names it assigns."""
     if isinstance(statement, ast.ClassDef):
         return f"class {statement.name}"
     if isinstance(statement, _DEFINITIONS):

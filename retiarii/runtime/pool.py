@@ -77,7 +77,7 @@ class Site(Protocol):
 class _Worker:
     link: Link
     device: str
-    heard: float  # when it last said something
+    heard: float | None = None  # when it last said something
     ready: bool = False
     job: Job | None = None
     open: set[int] = field(default_factory=set)  # trials of its job that have not ended
@@ -176,7 +176,7 @@ class Pool:
                 return ours[device.name]
         for device in fitting:
             if device.name not in ours:
-                worker = _Worker(self._site.start(device), device.name, time.monotonic())
+                worker = _Worker(self._site.start(device), device.name)
                 self._workers.append(worker)
                 return worker
         return None
@@ -221,7 +221,8 @@ class Pool:
         return False
 
     def _hangs(self, worker: _Worker) -> End | None:
-        silent = time.monotonic() - worker.heard
+        # One that has never said anything may wait for its place on a cluster.
+        silent = 0.0 if worker.heard is None else time.monotonic() - worker.heard
         if silent < self._patience:
             return None
         worker.link.kill()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retiarii.errors import StoreError
+from retiarii.errors import SpaceError, StoreError, StrategyError
+from retiarii.mutators.choice import check_raw
 from retiarii.runtime.shown import plain
 from retiarii.runtime.store import TrialRow
 
@@ -28,6 +29,32 @@ def check_proposal(row: TrialRow, point: Point, key: str) -> None:
         after = {d.label: plain(d.value) for d in point.decisions}
         detail = f"stored was {before}, proposed is {after}"
     raise not_the_same(row.id, detail)
+
+
+def check_point(point: object, number: int, strategy: str) -> None:
+    """Makes sure that what a strategy proposes is a point of a space.
+
+    Raises:
+        StrategyError: it is something else, or has an answer that the space does not offer.
+    """
+    from retiarii.search_space import Point
+
+    if not isinstance(point, Point):
+        raise StrategyError(
+            f"strategy {strategy!r} proposed a {type(point).__name__} for trial {number}",
+            where=f"{strategy}.ask({number})",
+            fix="return what self.space.replay(chooser) gives, or None where nothing is left",
+        )
+    for made in point.decisions:
+        try:
+            check_raw(made.label, made.domain, made.raw)
+        except (SpaceError, TypeError):
+            raise StrategyError(
+                f"strategy {strategy!r} proposed {made.raw!r} for {made.label!r}, which is "
+                f"outside of {made.domain}",
+                where=f"{strategy}.ask({number})",
+                fix="return what self.space.replay(chooser) gives",
+            ) from None
 
 
 def not_the_same(number: int, detail: str) -> StoreError:

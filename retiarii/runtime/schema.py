@@ -48,3 +48,12 @@ TABLES = (
     ) WITHOUT ROWID
     """,
 )
+
+MEASUREMENTS = """
+    CREATE TABLE IF NOT EXISTS measurements (
+        name  TEXT NOT NULL,
+        model TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (name, model)
+    ) WITHOUT ROWID
+    """

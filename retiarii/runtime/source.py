@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +36,15 @@ class Loaded:
         path: the file, in full.
         definitions: a hash for each definition of the file and of what it imported from its
             own folder.
+        objectives, constraints: its own of these names, as `Experiment` takes them, or ``None``.
     """
 
     space: ModelSpace | None
     evaluator: Evaluator
     path: Path
     definitions: dict[str, str]
+    objectives: Any = None
+    constraints: Any = None
 
     @property
     def digest(self) -> str:
@@ -105,7 +108,8 @@ def load_space_file(path: str | Path) -> Loaded:
             raise
         files = local_files(file)
         _mark_modules({str(f) for f in files[1:]}, file.parent)
-    return Loaded(space, evaluator, file, definitions(files, file.parent))
+    given = [_given(module, name) for name in ("objectives", "constraints")]
+    return Loaded(space, evaluator, file, definitions(files, file.parent), *given)
 
 
 def _run(code: CodeType, module: ModuleType, file: Path) -> None:
@@ -250,6 +254,12 @@ def _place(trace: TracebackType | None, file: Path) -> str:
     ]
     found = beside or own
     return f"{found[-1].filename}:{found[-1].lineno}" if found else str(file)
+
+
+def _given(module: ModuleType, name: str) -> Any:
+    """What the file says; a function or a module of that name is something else."""
+    value = vars(module).get(name)
+    return value if isinstance(value, Mapping | str | list | tuple) else None
 
 
 def _find(module: ModuleType, file: Path, name: str, kind: type[Any], make: str) -> Any:

@@ -13,10 +13,11 @@ from typing import Any
 from retiarii.errors import StoreError
 from retiarii.mutators.choice import Decision, Raw
 from retiarii.runtime.place import DATABASE, check_writable, make_database
-from retiarii.runtime.schema import APPLICATION_ID, TABLES, VERSION, State
+from retiarii.runtime.schema import APPLICATION_ID, MEASUREMENTS, TABLES, VERSION, State
 from retiarii.runtime.shown import plain
 from retiarii.runtime.trouble import foreign, translated
 
+_MEMORY = "memory"
 _COLUMNS = (
     "id, state, decisions, key, score, metrics, seconds, error, trace, seed, attempt, lost, "
     "same_as, started, finished"
@@ -57,6 +58,10 @@ class TrialRow:
     @property
     def raws(self) -> tuple[tuple[str, Raw], ...]:
         return tuple((label, raw) for label, raw, _ in self.decisions)
+
+
+#: (step, metrics), in order
+Steps = Sequence[tuple[int, Mapping[str, Any]]]
 
 
 class Store:
@@ -101,7 +106,7 @@ class Store:
     def memory(cls) -> Store:
         """A store that ends with the process."""
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        store = cls(connection, "memory")
+        store = cls(connection, _MEMORY)
         store._prepare()
         return store
 
@@ -147,6 +152,11 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it ends with the process."""
+        return self._where == _MEMORY
+
     # -- what the search is
 
     def meta(self, key: str, default: Any = None) -> Any:
@@ -161,7 +171,72 @@ class Store:
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
+    def carry(
+        self,
+        trials: Sequence[tuple[TrialRow, Sequence[Decision], Steps]],
+        now: float,
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Takes over trials of another search as the first of this one, with ``facts`` on it.
+
+        Args:
+            trials: each as it is there, its decisions as they are here, and its steps.
+        """
+        with self._transaction():
+            for number, (row, decisions, steps) in enumerate(trials):
+                self._db.execute(
+                    "INSERT INTO trials (id, state, decisions, key, score, metrics, seed, "
+                    "started, finished) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        number,
+                        row.state,
+                        _shown(decisions),
+                        row.key,
+                        row.score,
+                        _dump(row.metrics),
+                        row.seed,
+                        now,
+                        now,
+                    ),
+                )
+                self._db.executemany(
+                    "INSERT INTO steps VALUES (?, ?, ?)",
+                    [(number, step, _dump(metrics)) for step, metrics in steps],
+                )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                [(key, _dump(value)) for key, value in facts.items()],
+            )
+
+    # -- what was measured of models
+
+    def measurements(self) -> dict[tuple[str, str], Any]:
+        """(what was measured, canonical hash of the model) -> its value, of all there are."""
+        with translated(self._where):
+            if not self._db.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'measurements'"
+            ).fetchone():
+                return {}
+            found = self._db.execute("SELECT name, model, value FROM measurements").fetchall()
+        return {(name, model): json.loads(value) for name, model, value in found}
+
+    def keep_measurement(self, name: str, model: str, value: Any) -> None:
+        """Keeps a value; the table is made with the first, so that most stores have none."""
+        with self._transaction():
+            self._db.execute(MEASUREMENTS)
+            self._db.execute(
+                "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (name, model, _dump(value))
+            )
+
     # -- writing trials
+
+    def forget(self) -> None:
+        """Takes back all proposals, if none of them has ended: the search has not begun."""
+        with self._transaction():
+            ended = "SELECT 1 FROM trials WHERE state IN ('complete', 'pruned', 'failed')"
+            if not self._db.execute(ended).fetchone():
+                self._db.execute("DELETE FROM steps")
+                self._db.execute("DELETE FROM trials")
 
     def add(
         self, number: int, decisions: Sequence[Decision], key: str, seed: int, now: float
@@ -317,7 +392,7 @@ class Store:
         original: TrialRow | None,
         now: float,
     ) -> None:
-        shown = _dump([(d.label, d.raw, plain(d.value)) for d in decisions])
+        shown = _shown(decisions)
         score, metrics, same_as, at = (
             (None, {}, None, None)
             if original is None
@@ -379,6 +454,10 @@ class Store:
 
     def _number(self, pragma: str) -> int:
         return int(self._db.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _shown(decisions: Sequence[Decision]) -> str:
+    return _dump([(d.label, d.raw, plain(d.value)) for d in decisions])
 
 
 def _dump(value: Any) -> str:

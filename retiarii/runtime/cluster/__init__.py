@@ -1,0 +1,1 @@
+"""Workers on a Ray cluster. Only `retiarii.runtime.cluster.connection` imports Ray."""
