@@ -39,7 +39,8 @@ class Adaptive:
         left = [each for each in state.waiting if each.number not in taken]
         if any(cohort.leaving for cohort in state.running):
             return launches  # one change at a time: what leaves has not come back yet
-        return (*launches, *(self._joins(state, left) or self._slices(state, left)))
+        moves = self._joins(state, left) or self._slices(state, left)
+        return (*launches, *(moves or self._splits(state, len(launches))))
 
     # -- trials that wait, and devices that are idle
 
@@ -51,9 +52,10 @@ class Adaptive:
             queue = min(queues, key=lambda each: (each[0].since, each[0].number))
             queues.remove(queue)
             # What else waits needs devices too; the rest is for these, evenly.
-            mine = max(1, len(idle) - len(queues))
+            mine = idle[: max(1, len(idle) - len(queues))]
+            share = len(queue) * self._part(state, mine)
             device = idle.pop(0)
-            size = min(self._size(state, device, queue), -(-len(queue) // mine))
+            size = min(self._size(state, device, queue), max(1, round(share)))
             yield Launch(device.name, tuple(each.number for each in queue[:size]))
             if queue[size:]:
                 queues.append(queue[size:])
@@ -120,6 +122,45 @@ class Adaptive:
         )
         known = [rate for rate in rates if rate is not None]
         return len(known) == len(rates) and known[0] + known[1] >= self.gain * (known[2] + known[3])
+
+    # -- devices that have nothing to do
+
+    def _splits(self, state: State, launched: int) -> tuple[Leave, ...]:
+        """The cohort that holds up the rest, where idle devices would be faster with a part."""
+        idle = state.idle()[launched:]
+        if not idle or state.waiting:
+            return ()
+        found = [
+            (epoch, cohort)
+            for cohort in state.running
+            if state.now - cohort.since >= self.settle
+            and len(cohort.trials) > 1
+            and cohort.kin is not None
+            and (epoch := self._saving(state, cohort, idle)) is not None
+        ]
+        if not found:
+            return ()
+        _, slowest = max(found, key=lambda each: (each[0], -each[1].job))
+        return (Leave(slowest.job, "idle devices take a part"),)
+
+    def _saving(self, state: State, cohort: Running, idle: Sequence[Device]) -> float | None:
+        """Seconds of the cohort's epoch, if in parts it is faster by enough; else ``None``."""
+        parts = min(len(idle) + 1, len(cohort.trials))
+        kinds = [state.kind_of(cohort.device), *(device.kind for device in idle[: parts - 1])]
+        size = -(-len(cohort.trials) // parts)
+        rates = [None if kind is None else state.speeds.rate(kind, size) for kind in kinds]
+        known = [rate for rate in rates if rate is not None]
+        whole = None if kinds[0] is None else state.speeds.rate(kinds[0], len(cohort.trials))
+        if whole is None or len(known) < len(rates):
+            return None
+        now = len(cohort.trials) / whole
+        return now if now >= self.gain * self.gain * size / min(known) else None
+
+    def _part(self, state: State, devices: Sequence[Device]) -> float:
+        """The part of the work that is the first device's, by how fast they are."""
+        rates = [state.speeds.rate(device.kind, self.first) for device in devices]
+        known = [rate for rate in rates if rate is not None]
+        return known[0] / sum(known) if len(known) == len(rates) else 1 / len(rates)
 
     # -- more trials than fit
 

@@ -6,16 +6,21 @@ import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import MappingProxyType
 
 from retiarii.dispatch.speeds import Speeds
 from retiarii.dispatch.state import Launch, Policy, Running, State, Waiting
-from retiarii.runtime.executor import Deliver, Executor, Lost, Yielded
+from retiarii.runtime.executor import Deliver, Device, Executor, Lost, Yielded
 from retiarii.runtime.job import Job, JobTrial
 from retiarii.training.events import Failed, Finished, Noted, Reported, TrialEvent
 
 # How often a policy is asked when nothing but the time has changed.
 _TICK_SECONDS = 1.0
+
+
+# How many of the trials that wait a policy sees: beyond, they change nothing but its cost.
+_HORIZON = 1024
 
 
 @dataclass(eq=False, slots=True)
@@ -24,9 +29,7 @@ class _Held:
 
     spec: JobTrial
     job: Job  # that it was handed in with
-    kin: Hashable
-    since: float
-    begun: bool = False
+    waiting: Waiting  # as a policy sees it, or last saw it
     cohort: int | None = None  # that it runs in
 
 
@@ -68,12 +71,18 @@ class Dispatcher:
         self._trials: dict[int, _Held] = {}  # waiting or running
         self._waiting: dict[int, None] = {}  # of those, in order
         self._cohorts: dict[int, _Cohort] = {}
+        self._busy: set[str] = set()
         self._fits: dict[str, int] = {}
         self._jobs = 0
         self._stopping: set[int] = set()
+        self._kinds: tuple[tuple[Device, ...], dict[str, str]] = ((), {})
         self._changed = False  # since the policy was asked
         self._asked = -math.inf
         self.speeds = speeds or Speeds()
+
+    def devices(self) -> tuple[Device, ...]:
+        """Where cohorts can run now."""
+        return self._executor.devices()
 
     def submit(self, job: Job) -> None:
         """Takes in trials; a policy decides when they run, and with whom."""
@@ -83,7 +92,7 @@ class Dispatcher:
         for spec in job.trials:
             self._stopping.discard(spec.number)
             kin = None if job.alone else together
-            self._trials[spec.number] = _Held(spec, job, kin, now)
+            self._trials[spec.number] = _Held(spec, job, Waiting(spec.number, now, kin))
             self._waiting[spec.number] = None
         self._changed = True
 
@@ -106,11 +115,11 @@ class Dispatcher:
 
     def state(self) -> State:
         """What there is now."""
-        waiting = (self._trials[number] for number in self._waiting)
+        seen = islice(self._waiting, _HORIZON)
         return State(
             self._clock(),
             self._executor.devices(),
-            tuple(Waiting(w.spec.number, w.since, w.kin, begun=w.begun) for w in waiting),
+            tuple(self._trials[number].waiting for number in seen),
             tuple(cohort.running for cohort in self._cohorts.values()),
             self.speeds,
             MappingProxyType(dict(self._fits)),
@@ -120,7 +129,9 @@ class Dispatcher:
 
     def _decide(self) -> None:
         now = self._clock()
-        if not self._waiting or not (self._changed or now - self._asked >= _TICK_SECONDS):
+        idle = len(self._busy) < len(self._executor.devices())
+        due = now - self._asked >= _TICK_SECONDS
+        if not self._waiting or not (due or (self._changed and idle)):
             return
         self._changed, self._asked = False, now
         for action in self._policy(self.state()):
@@ -137,8 +148,11 @@ class Dispatcher:
         now = self._clock()
         for each in held:
             del self._waiting[each.spec.number]
-            each.cohort, each.begun = self._jobs, True
-        running = Running(self._jobs, action.device, action.trials, len(held), now, held[0].kin)
+            each.cohort = self._jobs
+        running = Running(
+            self._jobs, action.device, action.trials, len(held), now, held[0].waiting.kin
+        )
+        self._busy.add(action.device)
         self._cohorts[self._jobs] = _Cohort(running, len(held))
         first = held[0].job
         job = Job(tuple(each.spec for each in held), first.search_seed, first.asks, first.alone)
@@ -164,7 +178,7 @@ class Dispatcher:
         """A trial waits again."""
         held = self._trials[number]
         self._out(number)
-        held.since = self._clock()
+        held.waiting = replace(held.waiting, since=self._clock(), begun=True)
         self._waiting[number] = None
         self._changed = True
 
@@ -179,6 +193,7 @@ class Dispatcher:
         self._changed = True
         if not left:
             del self._cohorts[held.cohort]
+            self._busy.discard(cohort.running.device)
         held.cohort = None
 
     def _measure(self, number: int, step: int) -> None:
@@ -205,7 +220,10 @@ class Dispatcher:
             self._fits[kind] = min(fits, self._fits.get(kind, fits))
 
     def _kind(self, device: str) -> str | None:
-        return next((d.kind for d in self._executor.devices() if d.name == device), None)
+        devices = self._executor.devices()
+        if devices is not self._kinds[0]:
+            self._kinds = devices, {each.name: each.kind for each in devices}
+        return self._kinds[1].get(device)
 
 
 def _bucket(size: int) -> int:

@@ -68,17 +68,18 @@ class _Machine:
         self._held = held
         self._context = multiprocessing.get_context("spawn")
         self._shares: dict[str, Share] = {}
-        self._devices: list[Device] = []
+        devices: list[Device] = []
         threads = max(1, cpus() // workers)
         for index in range(workers):
             gpu = index % len(gpus) if gpus else None
             lane = index // len(gpus) if gpus else 0
             name = f"cpu:{index}" if gpu is None else f"cuda:{gpu}" + f"/{lane}" * bool(lane)
-            self._devices.append(Device(name, "cpu" if gpu is None else gpus[gpu]))
+            devices.append(Device(name, "cpu" if gpu is None else gpus[gpu]))
             self._shares[name] = Share(threads, gpu, beats=patience / 6)
+        self._devices = tuple(devices)
 
     def devices(self) -> tuple[Device, ...]:
-        return tuple(self._devices)
+        return self._devices
 
     def start(self, device: Device) -> Link:
         ours, theirs = self._context.Pipe()

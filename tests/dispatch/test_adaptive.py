@@ -117,6 +117,28 @@ def test_one_change_at_a_time() -> None:
     assert Adaptive()(state(one, waiting(12, first=50), (leaving,), RATES)) == ()
 
 
+def test_faster_devices_get_more() -> None:
+    both = (Device("new", "gpu"), Device("old", "old"))
+    speeds = Speeds({"gpu": {16: 9.0}, "old": {16: 3.0}})
+    actions = Adaptive()(State(0.0, both, tuple(waiting(16)), (), speeds))
+    assert sizes(actions) == [12, 4]
+    half_known = Speeds({"gpu": {16: 9.0}})
+    assert sizes(Adaptive()(State(0.0, both, tuple(waiting(16)), (), half_known))) == [8, 8]
+
+
+def test_idle_devices_take_a_part() -> None:
+    """Of the cohort that holds up the rest, where smaller cohorts have shorter epochs."""
+    cohorts = (running(1, GPUS[0], 4, size=16), running(2, GPUS[1], 12, size=16))
+    assert Adaptive()(state(GPUS, [], cohorts, RATES)) == (Leave(2, "idle devices take a part"),)
+    linear = {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}  # an epoch of any size takes as long
+    assert Adaptive()(state(GPUS, [], cohorts, linear)) == ()
+    assert Adaptive()(state(GPUS, [], cohorts, RATES, now=5.0)) == ()
+    assert Adaptive()(state(GPUS, [], cohorts, None)) == ()
+    lonely = (running(1, GPUS[0], 1, size=16),)
+    assert Adaptive()(state(GPUS, [], lonely, RATES)) == ()
+    assert Adaptive()(state(GPUS[:2], [], cohorts, RATES)) == ()  # none is idle
+
+
 def test_time_is_sliced_when_asked() -> None:
     two = GPUS[:2]
     cohorts = (running(1, two[0], 16, since=50.0), running(2, two[1], 16, since=20.0))

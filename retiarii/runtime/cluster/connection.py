@@ -12,6 +12,7 @@ from typing import Any
 
 from retiarii.errors import RetiariiError
 from retiarii.runtime.cluster.actor import Word, Worker
+from retiarii.runtime.cluster.need import Need
 from retiarii.runtime.executor import Device
 
 # Actors answer while they work: one thread waits for words, others take messages.
@@ -27,19 +28,6 @@ _LEFT_OUT = (
     "search.db*",
     "trials/",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a worker takes of a node.
-
-    Attributes:
-        cpus: CPUs; ``None``: all of a node's, or a GPU's even share of them.
-        gpus: GPUs; below 1, workers share one. ``None``: one, where the cluster has any.
-    """
-
-    cpus: float | None = None
-    gpus: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

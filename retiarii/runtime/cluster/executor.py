@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from retiarii.errors import RetiariiError
 from retiarii.runtime.cluster.actor import Word
-from retiarii.runtime.cluster.connection import Connection, Need, Spot
+from retiarii.runtime.cluster.connection import Connection, Spot
+from retiarii.runtime.cluster.need import Need
 from retiarii.runtime.cluster.shipping import Mirror, unpack
 from retiarii.runtime.executor import Device
 from retiarii.runtime.job import Job
@@ -106,6 +107,7 @@ class _Cluster:
         self._need = need
         self._beats = beats
         self._spots: dict[str, Spot] = {}
+        self._devices: tuple[Device, ...] = ()
         self._looked = -_NODES_SECONDS
         self._probe = probe
 
@@ -115,7 +117,8 @@ class _Cluster:
             self._looked = now
             spots = self._connection.spots(self._need, self._workers)
             self._spots = {spot.device.name: spot for spot in spots}
-        return tuple(spot.device for spot in self._spots.values())
+            self._devices = tuple(spot.device for spot in spots)
+        return self._devices
 
     def start(self, device: Device) -> Link:
         spot = self._spots[device.name]
