@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from retiarii.dispatch.state import Action, Launch, State, Waiting
+from retiarii.dispatch.state import Action, Launch, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,26 @@ class AsGiven:
     most: int | None = None
 
     def __call__(self, state: State) -> tuple[Action, ...]:
-        queues: dict[Hashable, list[Waiting]] = {}
+        idle = state.idle()
+        cohorts: list[list[int]] = []
+        filling: dict[Hashable, list[int]] = {}  # kin -> the cohort that takes in more of it
+        full = 0
         for each in state.waiting:
-            key = ("alone", each.number) if each.kin is None else ("kin", each.kin)
-            queues.setdefault(key, []).append(each)
-        cohorts = []
-        for queue in queues.values():
-            size = self.most or len(queue)
-            cohorts += [queue[i : i + size] for i in range(0, len(queue), size)]
+            if full == len(idle):
+                break
+            cohort = filling.get(each.kin)
+            if cohort is None:
+                if len(cohorts) == len(idle):
+                    continue
+                cohort = []
+                cohorts.append(cohort)
+                if each.kin is not None:
+                    filling[each.kin] = cohort
+            cohort.append(each.number)
+            if each.kin is None or len(cohort) == self.most:
+                filling.pop(each.kin, None)
+                full += 1
         return tuple(
-            Launch(device.name, tuple(each.number for each in cohort))
-            for device, cohort in zip(state.idle(), cohorts, strict=False)
+            Launch(device.name, tuple(cohort))
+            for device, cohort in zip(idle, cohorts, strict=False)
         )
