@@ -10,7 +10,6 @@ just as they were proposed, first in, first out. Then the simulation is checked 
 searches on this machine, and the dispatcher's own time is measured.
 """
 
-
 from __future__ import annotations
 
 import argparse

@@ -12,17 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from _fusion.merging import merging
+from _fusion.merging import Merging, merging
 from _fusion.processes import Pool
 from _fusion.race import Pace
 from _fusion.report import as_json, machine, merging_lines, scheduling_lines, speed_lines
-from _fusion.scheduling import counts
-from _fusion.speed import CONTESTANTS, SERIAL, Plan, Row, rows, say
-from _fusion.workloads import BATCH, MOMENTUM, WORKLOADS
+from _fusion.scheduling import Counted, counts
+from _fusion.speed import CONTESTANTS, SERIAL, Plan, Row, about, rows
+from _fusion.workloads import MOMENTUM, WORKLOADS
 
 from retiarii.optimizer.allocator import keep_memory
 
@@ -37,10 +41,10 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--models", nargs="+", type=int, default=[4, 8, 16, 32], help="each K")
+    parser.add_argument("--models", nargs="+", type=int, default=[4, 8, 16, 32, 192], help="each K")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7, help="blocks of each contestant")
-    parser.add_argument("--minutes", type=float, default=9.5, help="no row begins after them")
+    parser.add_argument("--minutes", type=float, default=20.0, help="no row begins after them")
     parser.add_argument(
         "--threads", nargs="+", type=int, help="to try; the fastest counts (1 and all cores)"
     )
@@ -102,56 +106,100 @@ def plan_of(options: argparse.Namespace, pool: Pool) -> Plan:
     )
 
 
+@dataclass
+class Found:
+    """What was measured so far.
+
+    Attributes:
+        rows: of the race.
+        left_out: sentences about rows that were not run.
+        scheduled: forests under all scheduling rules.
+        merged: seconds of merging.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    scheduled: list[Counted] = field(default_factory=list)
+    merged: Merging | None = None
+
+    def lines(self, plan: Plan) -> list[str]:
+        """Everything as Markdown."""
+        where = machine(plan.device)
+        threads = " or ".join(map(str, dict.fromkeys(plan.pace.threads)))
+        lines = [
+            f"Measured on {where['machine']}, {where['cores']} cores, torch {where['torch']}; "
+            f"batch {plan.batch}, threads {threads}, whichever is faster for each."
+        ]
+        if self.rows or self.left_out:
+            lines += ["", *speed_lines(self.rows, self.left_out)]
+        if self.scheduled:
+            lines += ["", *scheduling_lines(self.scheduled)]
+        if self.merged is not None:
+            lines += ["", *merging_lines(self.merged)]
+        return lines
+
+    def write(self, out: Path, plan: Plan, keeps: bool) -> None:
+        """OUT.md and OUT.json, of what there is by now."""
+        settings = {
+            "batch": plan.batch,
+            "momentum": MOMENTUM,
+            "rounds": plan.pace.rounds,
+            "threads tried": plan.pace.threads,
+            "keeps freed memory": keeps,
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".md").write_text("\n".join(self.lines(plan)) + "\n")
+        found = as_json(
+            machine(plan.device), settings, self.rows, self.left_out, self.scheduled, self.merged
+        )
+        out.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def measure(
+    found: Found, parts: Sequence[str], largest: int, plan: Plan, pool: Pool
+) -> Iterator[str]:
+    """Measures part after part; a line about each thing that is done, once it is in ``found``."""
+    # The other parts first: they are short, and the race takes the time that is left.
+    if "scheduling" in parts:
+        for each in counts(largest):
+            found.scheduled.append(each)
+            best = min(each.groups.values())
+            yield f"scheduling {each.forest} x {each.models}: {best} groups, bound {each.bound}"
+    if "merging" in parts:
+        sizes = [n for n in (10, 100, 1000) if n <= largest]
+        found.merged = merging(sizes if len(sizes) > 1 else (2, 4))
+        yield f"merging: {', '.join(f'{s:.2f} s' for s in found.merged.seconds)}"
+    if "speed" in parts:
+        with closing(pool):
+            for row in rows(plan):
+                if isinstance(row, Row):
+                    found.rows.append(row)
+                else:
+                    found.left_out.append(row)
+                yield about(row)
+
+
 def main() -> None:
     options = options_of()
-    parts = options.parts or PARTS
     keeps = keep_memory()  # process-wide: for all contestants alike
     torch.set_num_threads(1)  # but for the race, which sets its own
     pool = Pool(keeps, 2 if options.quick else options.processes)
     plan = plan_of(options, pool)
     largest = 4 if options.quick else options.largest
-    done: list[Row] = []
-    left_out: list[str] = []
-    where = machine(plan.device)
-    settings = {
-        "batch": plan.batch,
-        "momentum": MOMENTUM,
-        "rounds": plan.pace.rounds,
-        "threads tried": plan.pace.threads,
-        "keeps freed memory": keeps,
-    }
-    # The other parts first: they are short, and the race takes the time that is left.
-    scheduled = list(counts(largest)) if "scheduling" in parts else []
-    sizes = [n for n in (10, 100, 1000) if n <= largest]
-    merged = merging(sizes if len(sizes) > 1 else (2, 4)) if "merging" in parts else None
-    if "speed" in parts:
-        try:
-            for row in rows(plan):
-                say(row)
-                if isinstance(row, Row):
-                    done.append(row)
-                else:
-                    left_out.append(row)
-        finally:
-            pool.close()
-    lines = [
-        f"Measured on {where['machine']}, {where['cores']} cores, torch {where['torch']}; "
-        f"batch {BATCH if not options.quick else plan.batch}, threads "
-        f"{' or '.join(map(str, dict.fromkeys(plan.pace.threads)))}, whichever is faster for each."
-    ]
-    if "speed" in parts:
-        lines += ["", *speed_lines(done, left_out)]
-    if scheduled:
-        lines += ["", *scheduling_lines(scheduled)]
-    if merged is not None:
-        lines += ["", *merging_lines(merged)]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        found = as_json(where, settings, done, left_out, scheduled, merged)
-        options.out.with_suffix(".md").write_text(text)
-        options.out.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+    found, begin, broken = Found(), time.monotonic(), False
+    try:
+        for line in measure(found, options.parts or PARTS, largest, plan, pool):
+            print(f"{time.monotonic() - begin:5.0f} s  {line}", file=sys.stderr, flush=True)
+            if options.out:  # whatever happens to the rest
+                found.write(options.out, plan, keeps)
+    except KeyboardInterrupt:
+        broken = True
+        found.left_out.append("the rest: interrupted")
+        if options.out:
+            found.write(options.out, plan, keeps)
+    print("\n".join(found.lines(plan)))
+    if broken:
+        raise SystemExit(130)
 
 
 if __name__ == "__main__":

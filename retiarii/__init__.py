@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from retiarii.optimizer.merge import merge
     from retiarii.optimizer.merged import MergedModel
     from retiarii.result import Result, open_result
+    from retiarii.schedulers.base import Scheduler
     from retiarii.space import Candidate, ModelSpace
     from retiarii.strategies.base import Strategy
     from retiarii.training.evaluator import Evaluator
@@ -77,6 +78,7 @@ __all__ = [
     "Result",
     "RetiariiError",
     "Schedule",
+    "Scheduler",
     "StepDecay",
     "Strategy",
     "Supervised",
@@ -118,6 +120,7 @@ _NAMES_BY_MODULE = {
     "optimizer.merge": "merge",
     "optimizer.merged": "MergedModel",
     "result": "Result open_result",
+    "schedulers.base": "Scheduler",
     "space": "Candidate ModelSpace",
     "strategies.base": "Strategy",
     "training.evaluator": "Evaluator",

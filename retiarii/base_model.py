@@ -17,7 +17,8 @@ from torch import nn
 
 from retiarii.errors import InfeasibleError, ParseError, RetiariiError, SpaceError
 from retiarii.ir.graph import Graph
-from retiarii.ir.parse import parse
+from retiarii.ir.parse import parse_with
+from retiarii.ir.tracing.memory import Memory
 from retiarii.mutators.choice import (
     Decision,
     Description,
@@ -50,13 +51,18 @@ class Lowered:
     resolver: Resolver
 
     @staticmethod
-    def of(module: nn.Module, example_inputs: Any) -> Lowered:
+    def of(module: nn.Module, example_inputs: Any, memory: Memory | None = None) -> Lowered:
         """Parses a module.
+
+        Args:
+            module: a space's base.
+            example_inputs: what its ``forward`` takes.
+            memory: what parses of the space's other models found out.
 
         Raises:
             ParseError: it does not run on the example inputs.
         """
-        graph = parse(module, example_inputs)
+        graph = parse_with(memory or Memory(), module, example_inputs)
         found = {p: m for p, m in module.named_modules() if isinstance(m, Placeholder)}
         return Lowered(graph, MappingProxyType(found), Resolver(graph, found))
 
@@ -131,6 +137,7 @@ class MadeBase(Base):
         self._make = make
         self._example = example_inputs
         self._asked = _Asked()
+        self._memory = Memory()
         self._kept: OrderedDict[tuple[tuple[str, Raw], ...], Lowered] = OrderedDict()
 
     def lower(self, recorder: Recorder) -> Lowered:
@@ -140,7 +147,9 @@ class MadeBase(Base):
             self._kept.move_to_end(known)
             return self._kept[known]
         try:
-            lowered = Lowered.of(self._made(recorder, "meta"), self._example)
+            if self._memory.is_stale():
+                self._memory = Memory()
+            lowered = Lowered.of(self._made(recorder, "meta"), self._example, self._memory)
         except ParseError as error:
             raise InfeasibleError(
                 error.cause,

@@ -1,4 +1,4 @@
-"""The command line: ``retiarii run | show | export | inspect | bench``.
+"""The command line: ``retiarii run | status | show | compare | export | inspect | bench``.
 
 Commands import what they need when they run, so that help answers at once and without torch.
 """
@@ -11,10 +11,12 @@ import typer
 
 from retiarii import __version__
 from retiarii.commands.bench import PASSES_ON, bench
+from retiarii.commands.compare import compare
 from retiarii.commands.export import export
 from retiarii.commands.inspect import inspect
 from retiarii.commands.run import run
 from retiarii.commands.show import show
+from retiarii.commands.status import status
 
 app = typer.Typer(
     name="retiarii",
@@ -26,6 +28,8 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(show)
+app.command()(status)
+app.command()(compare)
 app.command()(export)
 app.command()(inspect)
 app.command(context_settings=PASSES_ON)(bench)

@@ -80,6 +80,10 @@ class SchedulerError(RetiariiError):
     """A scheduler that does not exist, or cannot work for this search."""
 
 
+class ObjectiveError(RetiariiError):
+    """An objective or a limit that is not written right, is not measured, or nobody reports."""
+
+
 class StoreError(RetiariiError):
     """The experiment's directory: in use, not writable, or of another search."""
 
@@ -90,6 +94,10 @@ class FileError(RetiariiError):
 
 class TrialError(RetiariiError):
     """One model failed (NaN loss, exception in user code): a failed trial, not a failed search."""
+
+
+class DiskError(TrialError):
+    """A disk that cannot be written: no trial is at fault, and the search ends until it can."""
 
 
 def nearest(word: str, known: list[str], limit: int = 3) -> str:

@@ -17,12 +17,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from retiarii.budget import Ended
-from retiarii.errors import StoreError
+from retiarii.errors import DiskError, StoreError
+from retiarii.lineage import Lineage
+from retiarii.objectives.telling import Teller
 from retiarii.rounds import Rounds, blind, of_verdict
-from retiarii.runtime.executor import Executor, Lost
-from retiarii.runtime.job import Job, JobTrial
+from retiarii.runtime.executor import Lost, Runner
+from retiarii.runtime.interrupts import Interrupts
+from retiarii.runtime.job import Job, JobTrial, point_of
 from retiarii.runtime.progress import Told, Watcher
-from retiarii.runtime.resumed import check_proposal, not_the_same
+from retiarii.runtime.resumed import check_point, check_proposal, not_the_same
 from retiarii.runtime.schema import SCORED, TERMINAL
 from retiarii.runtime.store import Store, TrialRow
 from retiarii.search_state import (
@@ -30,11 +33,18 @@ from retiarii.search_state import (
     Settings,
     drop_checkpoints,
     trial_directory,
-    trial_seed,
 )
 from retiarii.spending import Spending
 from retiarii.strategies.base import Strategy
-from retiarii.training.events import Failed, Finished, Noted, Reported, Started, TrialEvent
+from retiarii.training.events import (
+    Failed,
+    Finished,
+    Halted,
+    Noted,
+    Reported,
+    Started,
+    TrialEvent,
+)
 
 if TYPE_CHECKING:
     from retiarii.search_space import Point
@@ -49,7 +59,7 @@ class Explorer:
         self,
         strategy: Strategy,
         store: Store,
-        executor: Executor,
+        executor: Runner,
         settings: Settings,
         watchers: Sequence[Watcher] = (),
     ) -> None:
@@ -60,7 +70,10 @@ class Explorer:
         self._told = Told(settings.trials, watchers)
         self._sign = 1.0 if settings.maximize else -1.0
         # A strategy that does not listen to reports need not be told them again on resuming.
-        self._listens = type(strategy).report is not Strategy.report
+        self._listens = strategy.listens
+        self._aims = settings.aims
+        self._teller = Teller(strategy, settings.aims, store)
+        self._lineage = Lineage(strategy, store, settings.directory)
         self._active: dict[int, Active] = {}
         self._untold: dict[int, float | None] = {}  # ended, in any order
         self._keys: dict[str, int] = {}  # canonical key -> the trial that is trained for it
@@ -69,11 +82,20 @@ class Explorer:
         self._early: set[int] = set()  # by the scheduler
         self._pending: list[int] = []  # to be submitted, with others
         self._stored = store.count()
+        self._beginning = settings.beginning
+        self._carried = 0 if self._beginning is None else self._beginning.carried
+        self._unheard: set[int] = set()  # the strategy does not ask how these go
         self._rounds = Rounds(
-            settings.scheduler, settings.cohort, settings.window, settings.pauses, store
+            settings.scheduler,
+            settings.cohort,
+            settings.window,
+            settings.pauses,
+            store,
+            self._carried,
         )
         self._spending = Spending(settings.budget, settings.maximize, store)
         self._asks = settings.scheduler is not None or self._listens
+        self._interrupts = Interrupts(settings.gentle)
 
     def run(self) -> Ended:
         """Searches until the trials are done, the space is used up, or Ctrl-C.
@@ -86,7 +108,8 @@ class Explorer:
         """
         ended: Ended = "interrupted"
         try:
-            ended = self._explore()
+            with self._interrupts:
+                ended = self._explore()
         except KeyboardInterrupt:
             pass
         except BaseException:
@@ -105,7 +128,8 @@ class Explorer:
 
     def _explore(self) -> Ended:
         ended: Ended = "trials"
-        told = proposed = 0
+        self._carry()
+        told = proposed = self._carried
         begun = False
         while proposed < self._settings.trials:
             if not begun and proposed >= self._stored:
@@ -116,10 +140,9 @@ class Explorer:
                 if not self._settle(told):
                     return self._leave()
                 told += 1
-            if self._spending.spent() and proposed >= self._stored:
+            if self._over() and proposed >= self._stored:
                 return self._leave()
-            point = self._strategy.ask(proposed)
-            self._note_skipped()
+            point = self._propose(proposed)
             if point is None:
                 if proposed < self._stored:
                     raise not_the_same(proposed, "nothing is proposed in its place")
@@ -141,8 +164,13 @@ class Explorer:
 
     def _leave(self) -> Ended:
         """What the search has run out of; what is under way stays as it is."""
+        if self._interrupts.asked:
+            self._interrupts.wind_down(self._executor, self._deliver)
         self._executor.abandon()
         return self._spending.spent() or "interrupted"
+
+    def _over(self) -> bool:
+        return self._interrupts.asked or self._spending.spent() is not None
 
     def _settle(self, number: int) -> bool:
         """Waits for a trial's end, and tells it; whether that was within the budget."""
@@ -150,13 +178,55 @@ class Explorer:
             self._turn()
             if number in self._untold:
                 break
-            if self._spending.spent():
+            if self._over():
                 return False
             self._flush()
             self._executor.poll(_POLL_SECONDS, self._deliver)
-        score = self._untold.pop(number)
-        self._strategy.tell(number, None if score is None else self._sign * score)
+        self._tell(number, self._untold.pop(number))
         return True
+
+    def _tell(self, number: int, score: float | None) -> None:
+        if number not in self._unheard:
+            self._teller.tell(number, None if score is None else self._sign * score)
+            self._lineage.release()
+
+    def _carry(self) -> None:
+        """Goes through the trials of an earlier search: results that are known before all else."""
+        for number in range(self._carried):
+            row = self._store.row(number)
+            assert row is not None
+            assert self._beginning is not None
+            point = point_of(self._beginning.space, row.raws)
+            key = point.key()
+            check_proposal(row, point, key)
+            self._keys[key] = number
+            self._adopt(number, point)
+            self._replay_reports(number)
+            if self._aims is not None:
+                self._aims.complete(self._store, row, point)
+            self._tell(number, row.score)
+            self._told.done += 1
+            self._told.resumed += 1
+            self._note_best(row)
+        if self._beginning is not None and self._beginning.text and self._stored == self._carried:
+            self._told("note", note=self._beginning.text)
+
+    def _propose(self, number: int) -> Point | None:
+        """The point of a trial: the one that the user asked for, or the strategy's."""
+        asked = None if self._beginning is None else self._beginning.point(number)
+        if asked is not None:
+            self._adopt(number, asked)
+            return asked
+        self._teller.settle()
+        point = self._strategy.ask(number)
+        self._told.skipped = int(getattr(self._strategy, "infeasible", 0))
+        if point is not None:
+            check_point(point, number, self._strategy.name)
+        return point
+
+    def _adopt(self, number: int, point: Point) -> None:
+        if not self._strategy.adopt(number, point):
+            self._unheard.add(number)
 
     def _turn(self) -> None:
         """Carries out what can be decided by now on trials that have paused."""
@@ -177,9 +247,6 @@ class Explorer:
                     self._told.resumed += 1
                 self._finished_one(number)
 
-    def _note_skipped(self) -> None:
-        self._told.skipped = int(getattr(self._strategy, "infeasible", 0))
-
     def _admit(self, number: int, point: Point) -> None:
         """A proposal becomes a trial: known from the store, a duplicate, or to be evaluated."""
         key = point.key()
@@ -198,10 +265,12 @@ class Explorer:
             )
         else:
             paused = False
-            active = Active(point, trial_seed(self._settings.seed, number, 0))
-        leader = self._keys.get(key)
+            active = Active(point, self._settings.seeds(self._settings.seed, number, 0))
+        leader = None if self._settings.repeats else self._keys.get(key)
         original = self._ended_row(leader)
         now = time.time()
+        if row is None:
+            self._lineage.note(number, point)
         if row is None and original is not None:
             self._store.add_reused(number, point.decisions, key, active.seed, now, original)
             self._finished_one(number)
@@ -238,22 +307,38 @@ class Explorer:
 
     def _flush(self) -> None:
         """Submits what is waiting for it."""
+        self._measure()
         together: list[int] = []
         for number in self._pending:
             # What a worker died of may be one of the trials it had: each goes on by itself.
             if self._settings.together and not self._active[number].lost:
                 together.append(number)
             else:
-                self._submit([number])
+                self._submit([number], alone=True)
         self._pending.clear()
         for start in range(0, len(together), self._settings.cohort):
             self._submit(together[start : start + self._settings.cohort])
 
-    def _submit(self, numbers: Sequence[int]) -> None:
+    def _measure(self) -> None:
+        """Measures what is about to be trained, together; what cannot be has failed."""
+        while self._aims is not None and self._pending:
+            points = {number: self._active[number].point for number in self._pending}
+            failed = self._aims.measure(points)
+            for note in self._aims.notes():
+                self._told("note", note=note)
+            if not failed:
+                return
+            self._pending = [number for number in self._pending if number not in failed]
+            for number, why in failed.items():  # which may bring those that waited for them
+                self._store.fail(number, why, None, self._active[number].elapsed(), time.time())
+                self._finished_one(number)
+
+    def _submit(self, numbers: Sequence[int], alone: bool = False) -> None:
         trials = []
         for number in numbers:
             active = self._active[number]
             place = trial_directory(self._settings.directory, number, active.attempt)
+            stage = active.point.stage
             trials.append(
                 JobTrial(
                     number,
@@ -262,16 +347,19 @@ class Explorer:
                     active.point.raws,
                     place,
                     active.point,
-                    self._rounds.limit(number),
+                    self._rounds.limit(number) if stage is None else stage.until,
+                    self._lineage.parent(active.point),
                 )
             )
-        self._executor.submit(Job(tuple(trials), self._settings.seed, self._asks))
+        self._executor.submit(Job(tuple(trials), self._settings.seed, self._asks, alone))
         for number in self._stopping.intersection(numbers):
             self._executor.stop(number)
 
     # -- what comes back
 
     def _deliver(self, event: TrialEvent) -> None:
+        if self._interrupts.asked:  # also within a poll that lasts as long as a cohort
+            self._executor.rest()
         active = self._active.get(event.number)
         if active is None:
             return  # a late word of a trial that has ended
@@ -284,6 +372,12 @@ class Explorer:
             case Reported(number, step, metrics):
                 self._reported(active, number, step, dict(metrics))
             case Finished(number, score, metrics, stopped) if math.isfinite(score):
+                if self._aims is not None:
+                    metrics = self._aims.completed(active.point, score, metrics)
+                    useless = None if stopped else self._aims.check(metrics)
+                    if useless is not None:
+                        self._failed(active, number, useless, None)
+                        return
                 active.rest()
                 state: Literal["pruned", "complete"] = "pruned" if stopped else "complete"
                 self._store.finish(number, state, score, metrics, active.seconds, time.time())
@@ -298,6 +392,8 @@ class Explorer:
                 self._failed(active, number, message, trace or None)
             case Lost(number, message):
                 self._lost(active, number, message)
+            case Halted(_, cause, where, fix):
+                raise DiskError(cause, where=where, fix=fix)
 
     def _reported(self, active: Active, number: int, step: int, metrics: dict[str, float]) -> None:
         again = step <= active.last_step
@@ -322,7 +418,7 @@ class Explorer:
         if score is None:
             return
         self._rounds.note(number, step, self._sign * score)
-        if not self._listens:
+        if not self._listens or number in self._unheard:
             return
         if self._strategy.report(number, step, self._sign * score):
             self._stopping.add(number)
@@ -343,7 +439,7 @@ class Explorer:
             return
         before = trial_directory(self._settings.directory, number, active.attempt)
         attempt = active.attempt + 1
-        seed = trial_seed(self._settings.seed, number, attempt)
+        seed = self._settings.seeds(self._settings.seed, number, attempt)
         self._store.retry(number, attempt, seed, message, trace, seconds)
         shutil.rmtree(before, ignore_errors=True)
         self._active[number] = Active(active.point, seed, attempt, active.lost, seconds)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from retiarii.ir.graph import Graph
-    from retiarii.result import TrialResult
+    from retiarii.trial_result import TrialResult
 
 _FILES = ("model.py", "weights.safetensors", "decisions.json", "usage.py")
 # Names that usage.py uses itself.

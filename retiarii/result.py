@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from retiarii.beginning import CARRIED, carried_of
+from retiarii.confirmed import Confirmed, leaders, read_confirmed, winner
 from retiarii.errors import FileError, RetiariiError, StoreError
+from retiarii.lineage import stages
+from retiarii.objectives.names import Objective
+from retiarii.objectives.pareto import Values, front, progress
+from retiarii.objectives.values import values_of
+from retiarii.objectives.wanted import OBJECTIVES
 from retiarii.runtime.job import point_of
-from retiarii.runtime.schema import State
-from retiarii.runtime.shown import plain
 from retiarii.runtime.store import Store, TrialRow
-from retiarii.search_state import trial_directory
+from retiarii.stage import Stage
+from retiarii.trial_result import TrialResult
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from retiarii.search_space import Point, SearchSpace
-    from retiarii.space import Candidate, ModelSpace
+    from retiarii.space import ModelSpace
     from retiarii.training.evaluator import Evaluator
 
 Steps = Callable[[int], list[tuple[int, dict[str, Any]]]]
@@ -40,136 +44,22 @@ _ENDS: Mapping[str, str] = MappingProxyType(
 )
 
 
-class _Home(Protocol):
-    """What a trial needs of the result that it belongs to."""
-
-    @property
-    def directory(self) -> Path: ...
-
-    def point(self, number: int) -> Point: ...
-
-    def row(self, number: int) -> TrialRow: ...
-
-    def last_step(self, number: int) -> int | None: ...
-
-    def steps(self, number: int) -> list[tuple[int, dict[str, Any]]]: ...
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """One trial of a search.
-
-    Attributes:
-        id: its number, from 0 on.
-        state: ``waiting``, ``running``, ``complete``, ``pruned`` or ``failed``.
-        decisions: label -> the value chosen, hyper-parameters included; values that JSON does
-            not have are shown as text.
-        score: the metric, in its own direction; ``None`` without one.
-        metrics: name -> number, at the end.
-        seconds: how long it was evaluated.
-        error: why it failed, or why an earlier attempt did.
-        same_as: the trial that is the same model, whose score this is; else ``None``.
-        seed: its own seed.
-        attempt: how often it began afresh after a failure.
-        traceback: where it failed, in full; ``None`` if it did not, or in no Python code.
-    """
-
-    id: int
-    state: State
-    decisions: Mapping[str, Any]
-    score: float | None
-    metrics: Mapping[str, Any]
-    seconds: float
-    error: str | None
-    same_as: int | None
-    seed: int
-    attempt: int
-    traceback: str | None = field(repr=False)
-    _home: _Home = field(repr=False, compare=False)
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """Metrics after each step (an epoch), each with its ``step``, in order."""
-        number = self.id if self.same_as is None else self.same_as
-        return [{"step": step, **metrics} for step, metrics in self._home.steps(number)]
-
-    @property
-    def stopped_at(self) -> int | None:
-        """The last step of a trial that was pruned, whose score is that of less training."""
-        if self.state != "pruned":
-            return None
-        return self._home.last_step(self.id if self.same_as is None else self.same_as)
-
-    @property
-    def candidate(self) -> Candidate | None:
-        """The model chosen, as a graph; ``None`` where only hyper-parameters were searched.
-
-        Raises:
-            RetiariiError: the result was opened without its space.
-        """
-        return self._home.point(self.id).candidate
-
-    @property
-    def directory(self) -> Path:
-        """Where its checkpoints and weights are; it exists only if the evaluator wrote some."""
-        row = self._home.row(self.id if self.same_as is None else self.same_as)
-        return trial_directory(self._home.directory, row.id, row.attempt)
-
-    def load(self) -> nn.Module:
-        """The model with its trained weights, on the CPU.
-
-        Raises:
-            RetiariiError: no weights are stored, no model was searched, or the result was opened
-                without its space.
-        """
-        from retiarii.training.checkpoint import load_weights
-
-        number = self.id if self.same_as is None else self.same_as
-        candidate = self._home.point(number).candidate
-        if candidate is None:
-            raise RetiariiError(
-                "this search has no models, only hyper-parameters",
-                where=f"trial {self.id}",
-                fix="use .decisions",
-            )
-        try:
-            weights = load_weights(self.directory)
-        except FileNotFoundError:
-            raise RetiariiError(
-                f"no weights are stored for trial {self.id}",
-                where=str(self.directory),
-                fix="it is not finished, or its evaluator keeps none (rt.Supervised does, "
-                "rt.Function does not); trial.candidate.build(seed) makes the untrained model",
-            ) from None
-        model = candidate.build(self._home.row(number).seed)
-        model.load_state_dict(weights)
-        return model
-
-    def to_json(self) -> dict[str, Any]:
-        """As `retiarii show --json` prints it; numbers that are not finite become text."""
-        shown: dict[str, Any] = {
-            "id": self.id,
-            "state": self.state,
-            "decisions": plain(self.decisions),
-            "score": self.score,
-            "metrics": plain(self.metrics),
-            "seconds": round(self.seconds, 6),
-            "error": self.error,
-        }
-        if self.same_as is not None:
-            shown["same_as"] = self.same_as
-        if self.stopped_at is not None:
-            shown["stopped_at"] = self.stopped_at
-        return shown
-
-
 class Result:
     """What a search found, as of when it was made.
 
     Attributes:
         trials: all trials, by number.
-        best: the complete trial with the best score (the first of equals), or ``None``.
-        pareto: the trials that no other is better than: with one score, the best alone.
+        best: the complete trial with the best score (the first of equals), or ``None``; after
+            ``confirm``, the one with the best mean.
+        is_confirmed: whether ``best`` is the best by its mean over several seeds.
+        identity: what makes it this search and no other: evaluator, space, options, as JSON.
+        earlier: the directory of the search that this one continued from, or ``None``.
+        objectives: what was searched for, where that was more than the metric.
+        pareto: the complete trials that no other is better than in all objectives, the best in the
+            first objective first; with one score, the best alone.
+        hypervolume: (trial, volume) of each complete trial in order: the volume that the trials up
+            to it dominate, as a part of the box between the reference point (the worst value of
+            any trial minus a tenth of the range, for each objective) and the best values.
         ended: ``trials`` (all are done), ``exhausted`` (nothing new was left in the space),
             ``epochs``, ``time`` or ``target`` (that much of the budget is spent, that score is
             reached), ``interrupted`` (by Ctrl-C), or ``None`` (still running, or killed).
@@ -190,11 +80,18 @@ class Result:
         self.scheduler: str | None = store.meta("scheduler")
         self.metric: str = store.meta("metric", "")
         self.maximize: bool = store.meta("maximize", True)
+        self.objectives = tuple(Objective(*each) for each in store.meta(OBJECTIVES, []))
         self.total: int = store.meta("trials", 0)
         self.skipped: int = store.meta("skipped", 0)
         self.ended: str | None = store.meta("ended")
         file = store.meta("file")
         self.file: Path | None = None if file is None else Path(file)
+        self.identity: Mapping[str, Any] = store.meta("identity", {})
+        self.confirmed: Mapping[int, Confirmed] = read_confirmed(store)
+        self.carried: Sequence[int] = carried_of(store)
+        self.stages: Mapping[int, Stage] = stages(store)
+        earlier = store.meta(CARRIED, {}).get("from")
+        self.earlier: Path | None = None if earlier is None else Path(earlier)
         self._rows = store.rows()
         self._last_steps = store.last_steps()
         self._steps = steps
@@ -221,14 +118,48 @@ class Result:
         )
 
     @cached_property
+    def _winner(self) -> int | None:
+        return winner(self.confirmed, leaders(self._rows, self.maximize), self.maximize)
+
+    @property
+    def is_confirmed(self) -> bool:
+        return self._winner is not None
+
+    @cached_property
     def best(self) -> TrialResult | None:
+        if self._winner is not None:
+            return self.trials[self._winner]
         sign = 1 if self.maximize else -1
         complete = [t for t in self.trials if t.state == "complete" and t.score is not None]
         return max(complete, key=lambda t: sign * (t.score or 0.0), default=None)
 
-    @property
+    @cached_property
     def pareto(self) -> tuple[TrialResult, ...]:
-        return () if self.best is None else (self.best,)
+        if not self.objectives:
+            return () if self.best is None else (self.best,)
+        points = {n: v for n, v in self._points.items() if self.trials[n].same_as is None}
+        numbers = list(points)
+        best = [numbers[at] for at in front(list(points.values()))]
+        return tuple(self.trials[n] for n in sorted(best, key=lambda n: (-points[n][0], n)))
+
+    @cached_property
+    def hypervolume(self) -> tuple[tuple[int, float], ...]:
+        return tuple(zip(self._points, progress(list(self._points.values())), strict=True))
+
+    @cached_property
+    def _points(self) -> dict[int, Values]:
+        """Complete trial -> its value in each objective, more being better."""
+        sign = 1.0 if self.maximize else -1.0
+        found: dict[int, Values] = {}
+        for trial in self.trials:
+            if trial.state != "complete" or trial.score is None:
+                continue
+            values = values_of(self.objectives, trial.metrics)
+            if not self.objectives:
+                values = (sign * trial.score,)
+            if values is not None:
+                found[trial.id] = values
+        return found
 
     @property
     def summary(self) -> str:
@@ -245,9 +176,25 @@ class Result:
         why = _ENDS.get(self.ended or "")
         if why is not None:
             text += f"; {why}"
-        if self.best is not None:
-            text += f"; best {self.metric} {self.best.score:.6g} (trial {self.best.id})"
-        return text
+        if self.objectives and self.pareto:
+            text += f"; {len(self.pareto)} on the Pareto front"
+        return f"{text}; {self.best_text}" if self.best is not None else text
+
+    @property
+    def best_text(self) -> str:
+        """The best score, how sure it is, and by how much training; empty without one."""
+        best = self.best
+        if best is None:
+            return ""
+        if self.is_confirmed and best.confirmed is not None:
+            number = f"{best.confirmed} over {best.confirmed.wanted} seeds"
+            where = f"trial {best.id}, {best.score:.6g} in the search"
+        else:
+            number, where = f"{best.score:.6g}", f"trial {best.id}"
+        most = max((t.steps or 0 for t in self.trials if t.state == "complete"), default=0)
+        if best.steps is not None and best.steps < most:
+            where += f", of {best.steps} steps where others had up to {most}"
+        return f"best {self.metric} {number} ({where})"
 
     def to_json(self) -> dict[str, Any]:
         """The object that `retiarii show --json` prints."""
@@ -257,6 +204,17 @@ class Result:
             "metric": self.metric,
             "trials": [trial.to_json() for trial in self.trials],
             "best": None if self.best is None else self.best.to_json(),
+            **({"confirmed": self.is_confirmed} if self.confirmed else {}),
+            **(self.front_to_json() if self.objectives else {}),
+        }
+
+    def front_to_json(self) -> dict[str, Any]:
+        """The objectives, the trials of the front by number, and the hypervolume over time."""
+        own = (Objective(self.metric, self.maximize),)
+        return {
+            "objectives": {each.name: each.direction for each in self.objectives or own},
+            "pareto": [trial.id for trial in self.pareto],
+            "hypervolume": [[number, volume] for number, volume in self.hypervolume],
         }
 
     def __repr__(self) -> str:
@@ -310,7 +268,8 @@ class Result:
             RetiariiError: the result was opened without its space, or with another.
         """
         row = self._rows[number]
-        point = point_of(self._known_space(), row.raws)
+        made = point_of(self._known_space(), row.raws)
+        point = replace(made, stage=self.stages.get(number))
         if point.key() != row.key:
             raise RetiariiError(
                 f"the space has changed: the decisions of trial {number} lead to another model now",

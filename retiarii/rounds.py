@@ -70,10 +70,17 @@ class Rounds:
         window: how many groups may be without a result.
         pauses: whether trials can pause.
         store: where verdicts are kept.
+        first: the first trial that is proposed; earlier ones are known from the beginning.
     """
 
     def __init__(
-        self, scheduler: Scheduler | None, cohort: int, window: int, pauses: bool, store: Store
+        self,
+        scheduler: Scheduler | None,
+        cohort: int,
+        window: int,
+        pauses: bool,
+        store: Store,
+        first: int = 0,
     ) -> None:
         self._scheduler = scheduler
         self._window = window
@@ -82,6 +89,7 @@ class Rounds:
         self._span: Callable[[int], range] = _cohorts(cohort)
         if scheduler is not None:
             self._span = scheduler.group
+        self._first = first  # schedulers count from there
         # Without a scheduler nothing is decided in a group, so that one may grow later.
         self._cuts: list[int] = store.meta(CUTS, []) if scheduler is not None else []
         self._groups: list[Group] = []
@@ -98,9 +106,9 @@ class Rounds:
         """Begins the group of the next trial, if it is the first; how many trials to tell first."""
         if not self._groups or number >= self._groups[-1].stop:
             ends = [c for c in self._cuts if c > number]
-            stop = min([self._span(number).stop, *ends])
+            stop = min([self._span(number - self._first).stop + self._first, *ends])
             before = len(self._groups) - self._window + 1
-            known = self._groups[before].start if 0 < before < len(self._groups) else 0
+            known = self._groups[before].start if 0 < before < len(self._groups) else self._first
             if before == len(self._groups):
                 known = number
             rung = self._rung(number, 0)
@@ -196,7 +204,10 @@ class Rounds:
         if self._scheduler is None or not curve:
             return False
         upto = curve if curve[-1][0] <= step else [each for each in curve if each[0] <= step]
-        return bool(upto) and self._scheduler.stops(number, upto, self._view(self._group(number)))
+        if not upto:
+            return False
+        view = self._view(self._group(number))
+        return self._scheduler.stops(number - self._first, upto, view)
 
     @property
     def blind(self) -> bool:
@@ -237,9 +248,10 @@ class Rounds:
         if not group.paused:  # none of them can go on
             self._undecided.remove(group)
             return None
+        first = self._first
         reached = {n: reach(self._curves.get(n, ()), group.rung) for n in sorted(group.trained)}
-        scores = {n: score for n, score in reached.items() if score is not None}
-        kept = set(self._scheduler.keep(group.rung, scores, self._view(group)))
+        scores = {n - first: score for n, score in reached.items() if score is not None}
+        kept = {n + first for n in self._scheduler.keep(group.rung, scores, self._view(group))}
         self._store.set_meta(**{key: sorted(kept)})
         at = sorted(group.paused)
         return Verdict(
@@ -254,7 +266,7 @@ class Rounds:
     def _rung(self, number: int, after: int) -> int | None:
         if not self._pauses or self._scheduler is None:
             return None
-        return self._scheduler.rung(number, after)
+        return self._scheduler.rung(number - self._first, after)
 
     def _group(self, number: int) -> Group:
         if number not in self._of:
@@ -272,7 +284,7 @@ class Rounds:
                 self._known, start, self._seen = view, self._seen, group.known
             for number in range(start, group.known):
                 if number in self._curves and number not in self._not_known:
-                    view.add(number, self._curves[number])
+                    view.add(number - self._first, self._curves[number])
             group.view = view
         return group.view
 
@@ -288,7 +300,8 @@ def _cohorts(size: int) -> Callable[[int], range]:
 def of_verdict(verdict: Verdict) -> str:
     """One line on what was decided."""
     every = len(verdict.kept) + len(verdict.dropped)
-    return f"after {verdict.rung} epochs {len(verdict.kept)} of {every} go on"
+    epochs = "epoch" if verdict.rung == 1 else "epochs"
+    return f"after {verdict.rung} {epochs} {len(verdict.kept)} of {every} go on"
 
 
 def blind(metric: str, steps: Sequence[tuple[int, Mapping[str, Any]]]) -> SchedulerError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,16 @@ from retiarii.budget import Budget
 from retiarii.seeding import derive
 
 if TYPE_CHECKING:
+    from retiarii.beginning import Beginning
+    from retiarii.objectives.aims import Aims
     from retiarii.schedulers.base import Scheduler
     from retiarii.search_space import Point
+
+
+def trial_seed(search_seed: int, number: int, attempt: int) -> int:
+    """The seed of a trial: by its number, and by how often it began afresh."""
+    extra = (attempt,) if attempt else ()
+    return derive(search_seed, "trial", number, *extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,12 @@ class Settings:
         directory: where checkpoints go.
         scheduler: what stops trials early; it has begun. ``None`` stops none.
         pauses: whether trials can pause.
+        gentle: whether the first Ctrl-C lets the epoch at hand end.
         budget: what ends the search besides.
+        beginning: trials that no strategy proposes.
+        aims: several objectives; ``None``: the metric alone counts.
+        seeds: (seed, trial, attempt) -> the trial's seed.
+        repeats: whether what is the same as an earlier trial is trained again.
     """
 
     trials: int
@@ -45,13 +59,12 @@ class Settings:
     directory: Path
     scheduler: Scheduler | None = None
     pauses: bool = False
+    gentle: bool = False
     budget: Budget = field(default_factory=Budget)
-
-
-def trial_seed(search_seed: int, number: int, attempt: int) -> int:
-    """The seed of a trial: by its number, and by how often it began afresh."""
-    extra = (attempt,) if attempt else ()
-    return derive(search_seed, "trial", number, *extra)
+    beginning: Beginning | None = None
+    aims: Aims | None = None
+    seeds: Callable[[int, int, int], int] = trial_seed
+    repeats: bool = False
 
 
 def trial_directory(directory: Path, number: int, attempt: int) -> Path:

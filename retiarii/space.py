@@ -22,13 +22,13 @@ from retiarii.mutators.choice import (
     Chooser,
     Decision,
     Domain,
-    FrozenRecorder,
     Raw,
     Recorder,
     show,
 )
 from retiarii.mutators.count import count_ways
 from retiarii.mutators.draw import uniform_chooser
+from retiarii.mutators.given import FrozenRecorder
 from retiarii.mutators.layers import Placeholder
 from retiarii.mutators.mutator import Mutator
 from retiarii.mutators.steps import Applied, Plan, check_targets

@@ -124,8 +124,19 @@ def _unfrozen() -> object:
     return merged.requires_grad_(True)(x)
 
 
+class _Sum(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
+
+class _SumOfPair(nn.Module):
+    def forward(self, pair: list[torch.Tensor]) -> torch.Tensor:
+        return pair[0] + pair[1]
+
+
 def _otherwise() -> object:
-    return rt.merge([_Masked(), nn.Linear(4, 2)], torch.zeros(2, 4))
+    x = torch.zeros(2, 4)
+    return rt.merge([rt.parse(_Sum(), (x, x)), rt.parse(_SumOfPair(), ([x, x],))])
 
 
 REFUSED: dict[str, Callable[[], object]] = {

@@ -13,7 +13,7 @@ import pytest
 from retiarii.errors import EvaluatorError, RetiariiError, StoreError, StrategyError
 from retiarii.experiment import Experiment
 from retiarii.mutators.choice import choice, uniform
-from retiarii.result import Result, TrialResult, open_result
+from retiarii.result import Result, open_result
 from retiarii.runtime.job import point_of
 from retiarii.runtime.progress import Progress
 from retiarii.runtime.store import Store
@@ -23,6 +23,7 @@ from retiarii.strategies.base import Strategy
 from retiarii.strategies.random import RandomSearch
 from retiarii.training.function import Function
 from retiarii.training.trial import Trial
+from retiarii.trial_result import TrialResult
 
 
 def value(trial: Trial) -> float:
@@ -325,7 +326,7 @@ def test_the_same_command_again_runs_nothing(tmp_path: Path) -> None:
     never.__name__ = never.__qualname__ = "value"
     experiment = Experiment(None, evaluator(), strategy="grid", trials=6, directory=tmp_path)
     experiment._evaluator._fn = never  # type: ignore[attr-defined]
-    experiment._facts = lambda space: Store.read(tmp_path).meta("identity")  # type: ignore[method-assign]
+    experiment._facts = lambda space, window: Store.read(tmp_path).meta("identity")  # type: ignore[method-assign]
     assert experiment.run().to_json() == first.to_json()
 
 

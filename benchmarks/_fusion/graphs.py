@@ -13,8 +13,7 @@ from _fusion.contestant import Contestant, SkippedError
 from _fusion.ours import CohortLoop, Merged
 from _fusion.serial import Serial
 from _fusion.workloads import Cohort
-
-WARM_UP = 3
+from retiarii.training.cohort.recording import WARM_UP
 
 
 def _needs_cuda(cohort: Cohort) -> None:
@@ -114,10 +113,24 @@ class MergedGraph(_OnGraphs, Merged):
         self._capture(lambda: Merged.step(self))
 
 
-class CohortGraph(_OnGraphs, CohortLoop):
-    """The step of the cohort loop as one graph."""
+class CohortGraph(CohortLoop):
+    """The cohort loop as a search runs it: its trainer records the step by itself."""
+
+    watchable: ClassVar[bool] = False
 
     def __init__(self, cohort: Cohort) -> None:
         _needs_cuda(cohort)
-        CohortLoop.__init__(self, cohort)
-        self._capture(lambda: CohortLoop.step(self))
+        super().__init__(cohort, graphs=True)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        begin = time.perf_counter()
+        self.first = self.step().clone()
+        for _ in range(WARM_UP):
+            self.step()
+        torch.cuda.synchronize()
+        self.setup += time.perf_counter() - begin
+        torch.cuda.empty_cache()
+        self.captured = max(0, torch.cuda.memory_reserved() - before)
+        if not any("CUDA graph" in phrase for phrase in self.trainer.execution):
+            raise SkippedError("; ".join(self.trainer.execution))

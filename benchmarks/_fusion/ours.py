@@ -13,8 +13,9 @@ import retiarii as rt
 from _fusion.contestant import Contestant, held_by
 from _fusion.workloads import MOMENTUM, RATE, Cohort
 from retiarii.optimizer.merged import MergedModel
-from retiarii.training.accumulation import Share
-from retiarii.training.cohort.trainer import CohortTrainer, Part
+from retiarii.training.cohort.cuda_graphs import recorder_of
+from retiarii.training.cohort.part import Part
+from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.loop import Settings
 from retiarii.training.readers import Batch
 
@@ -75,10 +76,15 @@ class Merged(Contestant):
 class CohortLoop(Contestant):
     """The training step of `CohortTrainer`, by which a search trains.
 
-    The loop around it belongs to the trainer; what makes a step there is called here one by one.
+    Args:
+        cohort: what to train.
+        dtype: of weights and inputs.
+        graphs: whether a GPU's steps are recorded, as they are in a search.
     """
 
-    def __init__(self, cohort: Cohort, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, cohort: Cohort, dtype: torch.dtype = torch.float32, graphs: bool = False
+    ) -> None:
         x, y = cohort.x.to(dtype), cohort.y
         models = cohort.build(dtype)
         task = rt.Supervised(
@@ -95,29 +101,26 @@ class CohortLoop(Contestant):
                 graphs, models, cohort.rates, cohort.seeds, strict=True
             )
         ]
-        self._trainer = CohortTrainer(parts, task)
+        record = recorder_of if graphs else _nothing
+        self.trainer = CohortTrainer(parts, task, record=record)
         self.setup = time.perf_counter() - begin
-        self.merged = self._trainer.merged
+        self.merged = self.trainer.merged
         self.merged.seed(cohort.seeds)
-        self._source = task.train
         self._batch = Batch(x, y, len(y), None)
-        self._shares = [Share(1.0, True, True)] * len(parts)
-        self._looks = cohort.device.type == "cpu"  # on a GPU only now and then, not to wait for it
 
     def step(self) -> Tensor:
-        trainer = self._trainer
-        outputs = trainer._outputs(self._batch)
-        values, parts = trainer._losses(self._source, self._batch, outputs)
-        if self._looks:
-            trainer._look([values], 0)
-        trainer._backward(self._shares, parts, 0)
-        if trainer.failed:
-            raise next(iter(trainer.failed.values()))
-        return values
+        losses = self.trainer.train_step(self._batch)
+        for error in self.trainer.failed.values():
+            raise error
+        return losses
 
     def tensors(self) -> Iterable[Tensor]:
         yield from held_by([self.merged], [])
-        yield from self._trainer.stepping._optimizer.tensors()
+        yield from self.trainer.stepping.state_tensors()
+
+
+def _nothing(_: torch.device) -> None:
+    return None
 
 
 def _settings(rate: float, seed: int, cohort: Cohort) -> Settings:

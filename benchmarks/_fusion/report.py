@@ -50,7 +50,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 def speed_lines(rows: Sequence[Row], left_out: Sequence[str]) -> list[str]:
     """The table of the race, and what did not take part."""
     if not rows:
-        return [*left_out]
+        return [f"- {text}" for text in left_out]
     order = list(WORKLOADS)
     rows = sorted(rows, key=lambda r: (order.index(r.workload), r.models))
     present = [n for n in CONTESTANTS if any(n in r.entries for r in rows)]
@@ -119,19 +119,21 @@ def _shown(value: float | None, unit: float, digits: int) -> str:
 
 def scheduling_lines(found: Sequence[Counted]) -> list[str]:
     """Groups that each rule launches."""
-    head = ["forest", "K", "nodes", *RULES, "bound", "frontier, ms"]
+    head = ["forest", "K", "nodes", *RULES, "optimum", "bound", "frontier, ms"]
     body = [
         [
             each.forest,
             f"{each.models:,}",
             f"{each.nodes:,}",
             *(str(each.groups[rule]) for rule in RULES),
+            "?" if each.optimum is None else str(each.optimum),
             str(each.bound),
             f"{each.seconds['frontier'] * 1e3:.0f}",
         ]
         for each in found
     ]
-    return ["Groups launched by each scheduling rule.", "", *table(head, body)]
+    about = "Groups launched by each scheduling rule; the optimum, where a search for it ended."
+    return [about, "", *table(head, body)]
 
 
 def merging_lines(found: Merging) -> list[str]:

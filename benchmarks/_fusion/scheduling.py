@@ -16,6 +16,7 @@ from retiarii.optimizer.group import group
 from retiarii.optimizer.lift import Model, lift
 from retiarii.optimizer.scheduling.agenda import average_depth, largest_share, most_ready
 from retiarii.optimizer.scheduling.depth import depth
+from retiarii.optimizer.scheduling.exact import exact
 from retiarii.optimizer.scheduling.frontier import frontier
 from retiarii.optimizer.scheduling.problem import Problem, Schedule, Scheduler
 from retiarii.optimizer.simplify import simplify
@@ -40,7 +41,8 @@ class Counted:
         models: how many.
         nodes: that are grouped, after what is equal was removed.
         groups: launched, by rule.
-        bound: the least that there can be.
+        bound: below which there cannot be.
+        optimum: the least that there can be, where searching for it came to an end.
         seconds: of each rule.
     """
 
@@ -49,6 +51,7 @@ class Counted:
     nodes: int
     groups: Mapping[str, int]
     bound: int
+    optimum: int | None
     seconds: Mapping[str, float]
 
 
@@ -62,15 +65,18 @@ def _nasnet() -> rt.ModelSpace:
 
 _201 = partial(nas_bench_201, 4, 8)
 
+# Where an optimum is searched for: nodes, and states that are looked at.
+SMALL, SEARCHED = 150, 20_000
+
 # Widths do not matter to scheduling: they are small.
 FORESTS: Mapping[str, tuple[tuple[Space, ...], tuple[int, ...]]] = MappingProxyType(
     {
-        "NAS-Bench-201": ((_201,), (16, 100, 1000)),
-        "DARTS, 6 cells": ((_darts,), (16,)),
-        "NASNet, 5 cells": ((_nasnet,), (16,)),
-        "MobileNetV3": ((mobilenet_v3,), (16, 100)),
-        "AutoFormer": ((autoformer,), (16, 100)),
-        "NAS-Bench-201, DARTS, AutoFormer": ((_201, _darts, partial(autoformer, 8)), (48,)),
+        "NAS-Bench-201": ((_201,), (2, 4, 16, 100, 1000)),
+        "DARTS, 6 cells": ((_darts,), (2, 16)),
+        "NASNet, 5 cells": ((_nasnet,), (2, 16)),
+        "MobileNetV3": ((mobilenet_v3,), (2, 16, 100)),
+        "AutoFormer": ((autoformer,), (2, 16, 100)),
+        "NAS-Bench-201, DARTS, AutoFormer": ((_201, _darts, partial(autoformer, 8)), (3, 48)),
     }
 )
 
@@ -90,7 +96,11 @@ def counts(largest: int) -> Iterator[Counted]:
                 begin = time.perf_counter()
                 groups[rule] = len(schedule(fresh))
                 seconds[rule] = time.perf_counter() - begin
-            yield Counted(name, models, len(problem.types), groups, problem.bound, seconds)
+            found = exact(problem, SEARCHED) if len(problem.types) <= SMALL else None
+            optimum = None if found is None else len(found)
+            if problem.bound == min(groups.values()):
+                optimum = problem.bound  # none can be better
+            yield Counted(name, models, len(problem.types), groups, problem.bound, optimum, seconds)
 
 
 def problem_of(candidates: Sequence[rt.Candidate]) -> Problem:

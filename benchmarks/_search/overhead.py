@@ -36,13 +36,13 @@ def _score(decisions: tuple[Decision, ...]) -> float:
 def milliseconds(
     make: Callable[[], Strategy], trials: int, last: int, limit: float
 ) -> tuple[int, float] | str:
-    """What ``ask`` and ``tell`` take together, a trial, over the last of many trials.
+    """What ``ask`` and ``tell`` take of the processor, a trial, over the last of many trials.
 
     Args:
         make: makes the strategy.
         trials: how many there are in all.
         last: over how many of them is averaged.
-        limit: seconds after which it stops earlier.
+        limit: seconds of the processor after which it stops earlier.
 
     Returns:
         How many trials there were, and milliseconds; or why it cannot search.
@@ -50,9 +50,9 @@ def milliseconds(
     strategy, space = make(), _Wide()
     strategy.begin(cast(SearchSpace, space), 0)
     took: list[float] = []
-    began = time.perf_counter()
-    while len(took) < trials and time.perf_counter() - began < limit:
-        before = time.perf_counter()
+    began = time.process_time()
+    while len(took) < trials and time.process_time() - began < limit:
+        before = time.process_time()
         try:
             point = strategy.ask(len(took))
         except StrategyError as error:
@@ -61,6 +61,6 @@ def milliseconds(
             break
         score = _score(point.decisions)
         strategy.tell(len(took), score)
-        took.append(time.perf_counter() - before)
+        took.append(time.process_time() - before)
     recent = took[-last:]
     return len(took), 1e3 * sum(recent) / len(recent)

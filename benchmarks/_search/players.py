@@ -1,36 +1,30 @@
-"""Who plays: every registered strategy, and the simple references."""
+"""Who plays: every registered strategy that only proposes, and references, in parentheses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar
+from importlib.util import find_spec
 
+from _search.simple import SimpleEvolution, SimpleLocal
 from retiarii.strategies.base import Strategy
-from retiarii.strategies.evolution import Evolution
-from retiarii.strategies.local import LocalSearch
 from retiarii.strategies.registry import STRATEGIES, make_strategy
 
-
-class SimpleEvolution(Evolution):
-    """As in the tables' README: population 30, sample 10, one change a child, no dedup."""
-
-    TWINS: ClassVar[int] = 0
-
-    def __init__(self) -> None:
-        super().__init__(population=30, sample=10, crossover=0.0)
-
-
-class SimpleLocal(LocalSearch):
-    """As in the tables' README: first improvement, a random restart, no dedup."""
-
-    TWINS: ClassVar[int] = 0
-
-    def __init__(self) -> None:
-        super().__init__(starts=1)
+# It goes on from trained weights: a table of scores has none.
+TRAINING = ("pbt",)
 
 
 def players() -> Mapping[str, Callable[[], Strategy]]:
     """Name -> what makes the strategy."""
-    ours = {name: partial(make_strategy, name) for name in sorted(STRATEGIES)}
-    return ours | {"(simple evolution)": SimpleEvolution, "(simple local search)": SimpleLocal}
+    names = sorted(set(STRATEGIES) - set(TRAINING))
+    ours = {name: partial(make_strategy, name) for name in names}
+    references = {"(simple evolution)": SimpleEvolution, "(simple local search)": SimpleLocal}
+    return ours | references | _optunas()
+
+
+def _optunas() -> Mapping[str, Callable[[], Strategy]]:
+    if find_spec("optuna") is None:
+        return {}
+    from _search.optunas import SAMPLERS, PlainOptuna
+
+    return {name: partial(PlainOptuna, sampler) for name, sampler in SAMPLERS.items()}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,16 +21,18 @@ class Run:
 
     Attributes:
         regrets: for each seed that was played, the regret after each trial.
-        seconds: what the strategy and the space took, a trial.
+        seconds: of the processor, that strategy and space took in all.
         refused: why it cannot search this space, if so.
     """
 
-    game: str
-    strategy: str
-    batch: int
     regrets: tuple[Regret, ...]
     seconds: float
     refused: str | None = None
+
+    def with_more(self, more: Run) -> Run:
+        """Both together."""
+        seconds = self.seconds + more.seconds
+        return Run((*self.regrets, *more.regrets), seconds, self.refused or more.refused)
 
 
 def play(strategy: Strategy, space: Played, seed: int, trials: int, batch: int) -> Regret:
@@ -63,27 +64,18 @@ def play(strategy: Strategy, space: Played, seed: int, trials: int, batch: int) 
 
 
 def play_seeds(
-    name: str,
-    make: Callable[[], Strategy],
-    game: Game,
-    *,
-    seeds: int,
-    trials: int,
-    batch: int = 1,
-    limit: float = math.inf,
+    make: Callable[[], Strategy], game: Game, seeds: Iterable[int], trials: int, batch: int = 1
 ) -> Run:
-    """Plays seeds 0, 1, ..., no more of them than ``limit`` seconds allow (but one).
+    """Plays the seeds, one after the other.
 
     One instance begins anew each time, as strategies must allow.
     """
     strategy = make()
     regrets: list[Regret] = []
-    began = time.perf_counter()
-    while len(regrets) < seeds and (not regrets or time.perf_counter() - began < limit):
-        seed = len(regrets)
+    began = time.process_time()
+    for seed in seeds:
         try:
             regrets.append(play(strategy, game.space(seed), seed, trials, batch))
         except StrategyError as error:
-            return Run(game.name, name, batch, (), 0.0, str(error).splitlines()[0])
-    seconds = (time.perf_counter() - began) / (len(regrets) * trials)
-    return Run(game.name, name, batch, tuple(regrets), seconds)
+            return Run((), 0.0, str(error).splitlines()[0])
+    return Run(tuple(regrets), time.process_time() - began)

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from _search.crew import Match
 from _search.playing import Run
 from _search.spaces import Game
 
 Row = dict[str, Any]
-MARKS = (10, 20, 50, 100, 150, 200, 300)
+MARKS = (1, 2, 5, *range(10, 100, 10), *range(100, 301, 25))
+SHOWN = (50, 100, 150, 300)
 
 
-def summarised(run: Run, game: Game) -> Row:
+def summarised(match: Match, run: Run, game: Game) -> Row:
     """One run as JSON: regret at some trials (mean, median, quartiles), and successes."""
-    row: Row = {"space": run.game, "strategy": run.strategy, "batch": run.batch}
+    row: Row = {"space": match.game, "strategy": match.strategy, "batch": match.batch}
     if run.refused is not None:
         return row | {"refused": run.refused}
     regrets = np.array(run.regrets)
@@ -27,7 +29,7 @@ def summarised(run: Run, game: Game) -> Row:
     excellent = float((regrets[:, -1] <= game.excellent + 1e-9).mean())
     return row | {
         "seeds": len(regrets),
-        "milliseconds": round(1e3 * run.seconds, 3),
+        "milliseconds": round(1e3 * run.seconds / regrets.size, 3),
         "excellent": round(excellent, 4),
         "regret": {
             str(mark): {
@@ -51,7 +53,7 @@ def over_trials(rows: Sequence[Row], game: Game) -> list[str]:
     played = [r for r in mine if "refused" not in r]
     lines = [f"### {game.name}", "", f"Regret in {game.unit}: mean (quartiles).", ""]
     if played:
-        marks = [m for m in map(str, (50, 100, 150, 300)) if m in played[0]["regret"]]
+        marks = [m for m in map(str, SHOWN) if m in played[0]["regret"]]
         header = ["strategy", "seeds", *(f"{m} trials" for m in marks)]
         header.append(f"within {game.excellent:.3g} at the end")
         lines += table(header, [_line(row, marks) for row in played])

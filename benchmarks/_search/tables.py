@@ -161,5 +161,5 @@ def table_games(folder: Path = TABLES) -> tuple[list[Game], list[str]]:
         games.append(TableGame(table, models, scores))
         if table is NB201:
             games.append(TableGame(table, models, scores, shuffled=True))
-            games.append(TableGame(table, models, scores, renamed=True))
+        games.append(TableGame(table, models, scores, renamed=True))
     return games, missing

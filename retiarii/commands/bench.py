@@ -39,8 +39,17 @@ def bench(
             where=str(_folder()),
             fix=f"nearest: {nearest(name, list(found))}",
         )
-    done = subprocess.run([sys.executable, str(found[name]), *context.args], check=False)
-    raise typer.Exit(done.returncode)
+    raise typer.Exit(_run([sys.executable, str(found[name]), *context.args]))
+
+
+def _run(command: list[str]) -> int:
+    """Runs it to its end; what it has measured when it is interrupted, it still writes."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # it gets one, too
 
 
 def _folder() -> Path:

@@ -12,7 +12,8 @@ from retiarii.commands.show import Directory, pick
 from retiarii.errors import FileError, RetiariiError
 
 if TYPE_CHECKING:
-    from retiarii.result import Result, TrialResult
+    from retiarii.result import Result
+    from retiarii.trial_result import TrialResult
 
 _FINISHED = ("complete", "pruned")
 

@@ -55,6 +55,7 @@ def inspect_merge(loaded: Loaded, count: int, seed: int, as_json: bool) -> None:
     device = next((t.device for m in models for t in m.tensors.values()), None)
     memory = estimate_compiled(made, models, batch, 1.0, device or _cpu())
     facts = _facts(made, models, memory, batch)
+    facts["execution"] = _execution(made, loaded.evaluator, batch, device or _cpu())
     if as_json:
         typer.echo(json.dumps({"space": str(loaded.path), "seeds": list(seeds), **facts}, indent=2))
         return
@@ -102,6 +103,18 @@ def _facts(made: Compiled, models: Sequence[Model], memory: Memory, batch: int) 
     }
 
 
+def _execution(made: Compiled, evaluator: Any, batch: int, device: Any) -> str:
+    """Whether the merged program would be compiled, and why; a search times its own steps."""
+    from retiarii.optimizer.compiling import UNKNOWN, decide, refusal
+
+    task, epochs = getattr(evaluator, "task", None), evaluator.describe().get("epochs")
+    if task is None or not isinstance(epochs, int):
+        return UNKNOWN.reason
+    steps = epochs * -(-task.train.sampling.length // batch)
+    why = refusal(made.code.source, len(made.code.templates))
+    return decide(made.stats.nodes_after, why, steps, made.choice.merged, device).reason
+
+
 def _group(made: Compiled, group: Group) -> dict[str, Any]:
     items = made.plan.forest.items
     first = items[group.members[0]]
@@ -146,6 +159,7 @@ def _lines(facts: dict[str, Any], memory: Memory) -> list[str]:
         ("memory", f"{memory}, for SGD with momentum, {facts['batch']} samples a step"),
         ("choice", choice["reason"]),
         *(("", line) for line in choice["limits"]),
+        ("run", facts["execution"]),
     ]
     lines = [f"  {name:<8}{text}" for name, text in rows]
     if facts["groups"]:

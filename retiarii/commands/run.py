@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,9 @@ from retiarii.commands.common import (
     score_text,
     tells_errors,
 )
+from retiarii.commands.placement import EXECUTOR, check_placement
 from retiarii.errors import InfeasibleError, RetiariiError, StrategyError
+from retiarii.objectives.wanted import Wanted
 
 if TYPE_CHECKING:
     from retiarii.result import Result
@@ -34,10 +37,22 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "fuse": "auto",
     "retries": 1,
-    "workers": 1,
+    "workers": None,
     "cohort": None,
     "executor": None,
+    "address": None,
+    "cpus_per_worker": None,
+    "gpus_per_worker": None,
+    "continue_from": None,
+    "confirm": 0,
+    "enqueue": None,
+    "objectives": None,
+    "constraints": None,
+    "prefilter": None,
+    "warm_start": None,
 }
+# Options that `Experiment` is given in another form.
+_ELSEWHERE = frozenset({"enqueue", "cpus_per_worker", "gpus_per_worker"})
 
 
 @tells_errors
@@ -62,8 +77,8 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="random, grid, evolution, or module:Class for your own. "
-            "(default: evolution; tpe with --scheduler bohb)",
+            help='predictor, local, random, ... with options: "predictor,initial=20"; or '
+            "module:Class for your own. (default: predictor; tpe with --scheduler bohb)",
             show_default=False,
         ),
     ] = None,
@@ -112,21 +127,116 @@ def run(
         int, typer.Option(help="How often a failed trial is tried again.")
     ] = _DEFAULTS["retries"],
     workers: Annotated[
-        int, typer.Option(help="How many trials, or cohorts, run at once.")
-    ] = _DEFAULTS["workers"],
-    cohort: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="How many trials are proposed and trained together. (default: 16, or 1 for an "
-            "evaluator that trains none together)",
+            help="How many cohorts (or trials, where none are trained together) run at once. "
+            "(default: one on each GPU, or one on the CPU)",
+            show_default=False,
+        ),
+    ] = None,
+    cohort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="How many trials are proposed and trained together; auto trains as many together "
+            "as is fastest. (default: 16, or 1 for an evaluator that trains none together)",
             show_default=False,
         ),
     ] = None,
     executor: Annotated[
-        Literal["inline", "local"] | None,
+        Literal["inline", "local", "ray"] | None,
         typer.Option(
-            help="In this process, or in worker processes. (default: local if workers > 1)",
+            help="In worker processes of this machine, on a Ray cluster, or in this process. "
+            f"(default: the variable {EXECUTOR}, or local)",
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of the Ray cluster. (default: the variable RAY_ADDRESS, or a cluster on this "
+            "machine alone)",
+            show_default=False,
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="CPUs that a worker takes of a Ray node. (default: an even share)",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="GPUs that a worker takes of a Ray node; 0.5 puts two on one. (default: 1 where "
+            "there are any)",
+            show_default=False,
+        ),
+    ] = None,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OLD",
+            help="Begin with what an earlier search in this directory has found.",
+            show_default=False,
+        ),
+    ] = None,
+    enqueue: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Candidates to evaluate first: a list of decisions by label; what they leave out "
+            "is drawn.",
+            show_default=False,
+        ),
+    ] = None,
+    confirm: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Train the best 5 again from N seeds each, and name the one with the best mean.",
+            show_default=False,
+        ),
+    ] = _DEFAULTS["confirm"],
+    objectives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=max|min,...",
+            help="Several objectives: metrics that trials report; params, flops, "
+            "activation_memory, model_size, latency, predicted_latency, which are measured "
+            "(latency@1:cpu names batch and device); and proxies. (default: the file's "
+            "`objectives`, or the metric)",
+            show_default=False,
+        ),
+    ] = None,
+    constraints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMIT,...",
+            help='What models must keep to before they are trained: "params<=1e6,latency<=0.005". '
+            "(default: the file's `constraints`)",
+            show_default=False,
+        ),
+    ] = None,
+    prefilter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROXY[,times=N]",
+            help="Propose N times as many models (4), and train the best by a zero-cost proxy: "
+            "synflow, naswot, snip, grad_norm, jacob_cov, zen.",
+            show_default=False,
+        ),
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROXY[,times=N]",
+            help="Likewise for the first cohort alone (8 times as many).",
             show_default=False,
         ),
     ] = None,
@@ -147,11 +257,23 @@ def run(
         "workers": workers,
         "cohort": cohort,
         "executor": executor,
+        "address": address,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
+        "continue_from": continue_from,
+        "confirm": confirm,
+        "enqueue": enqueue,
+        "objectives": objectives,
+        "constraints": constraints,
+        "prefilter": prefilter,
+        "warm_start": warm_start,
     }
-    _check(trials, retries, workers, cohort, strategy)
+    placed = check_placement(executor, workers, cohort, address, cpus_per_worker, gpus_per_worker)
+    _check(trials, retries, strategy, confirm)
     _check_stopping(strategy, scheduler, budget, total_epochs, target)
+    Wanted.of(objectives, constraints, prefilter, warm_start)
     directory = out if out is not None else default_directory(space)
-    result = _search(space, directory, options)
+    result = _search(space, directory, options, placed)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     _conclude(result, space, directory, out, options, quiet=as_json)
@@ -164,7 +286,10 @@ def default_directory(space: Path) -> Path:
 
 
 def _check(
-    trials: int, retries: int, workers: int, cohort: int | None, strategy: str | None
+    trials: int,
+    retries: int,
+    strategy: str | None,
+    confirm: int,
 ) -> None:
     """Finds mistakes on the command line before torch is loaded.
 
@@ -172,14 +297,13 @@ def _check(
         RetiariiError: a number is too small.
         StrategyError: there is no such strategy.
     """
-    if cohort is not None and cohort < 1:
+    if confirm < 0:
         raise RetiariiError(
-            f"the size of a cohort is {cohort}", where=f"--cohort {cohort}", fix="give 1 or more"
+            f"the number of seeds is {confirm}", where=f"--confirm {confirm}", fix="give 2 or more"
         )
     for name, value, least in (
         ("trials", trials, 1),
         ("retries", retries, 0),
-        ("workers", workers, 1),
     ):
         if value < least:
             raise RetiariiError(
@@ -219,19 +343,26 @@ def _check_stopping(
         check_strategy(strategy, make_scheduler(scheduler))
 
 
-def _search(space: Path, directory: Path, options: dict[str, Any]) -> Result:
+def _search(
+    space: Path, directory: Path, options: dict[str, Any], placed: Mapping[str, Any]
+) -> Result:
     # Read when torch is loaded. OpenMP's threads wait for each other by spinning, which makes small
     # models ten times slower on a machine with anything else to do; asleep they cost nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from rich.console import Console
 
+    from retiarii.commands.candidates import enqueue_all, read_candidates
     from retiarii.commands.progress import watching
     from retiarii.experiment import Experiment
     from retiarii.runtime.source import load_space_file
 
-    executor = options["executor"] or ("local" if options["workers"] > 1 else "inline")
+    file: Path | None = options["enqueue"]
+    candidates = [] if file is None else read_candidates(file)
+    given = {name: value for name, value in options.items() if name not in _ELSEWHERE}
     loaded = load_space_file(space)
+    for name in ("objectives", "constraints"):
+        given[name] = getattr(loaded, name) if given[name] is None else given[name]
     with watching(loaded.evaluator.metric, Console(stderr=True)) as watcher:
         experiment = Experiment(
             loaded.space,
@@ -239,8 +370,10 @@ def _search(space: Path, directory: Path, options: dict[str, Any]) -> Result:
             directory=directory,
             progress=watcher,
             source=loaded,
-            **{**options, "executor": executor},
+            **{**given, **placed},
         )
+        if file is not None:
+            enqueue_all(experiment, candidates, file)
         result = experiment.run()
     if not result.trials and result.skipped:
         _explain_infeasible(loaded)
@@ -298,13 +431,19 @@ def _conclude(
         raise typer.Exit(_NO_COMPLETE_TRIAL)
     if quiet:
         return
-    typer.echo(result.summary)
+    from retiarii.report.budgets import remarks
+    from retiarii.report.text import confirmed_lines
+
+    for line in [result.summary, *remarks(result), *confirmed_lines(result)]:
+        typer.echo(line)
     typer.echo(f"\nbest: trial {best.id}, {result.metric} {score_text(best.score)}")
     width = max((len(label) for label in best.decisions), default=0)
     for label, value in best.decisions.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         typer.echo(f"  {label:<{width}}  {shown}")
     typer.echo(f"\nsee all trials:       {command_line('show', directory)}")
+    if result.objectives:
+        typer.echo(f"see the best trades:  {command_line('show', directory, '--pareto')}")
     if result.skipped:
         typer.echo(f"why some do not fit:  {command_line('inspect', space)}")
     typer.echo(f"take the best model:  {command_line('export', directory, '--to', 'best')}")

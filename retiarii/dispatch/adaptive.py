@@ -6,6 +6,7 @@ model; here it is a cohort, which can also be made larger, smaller, or one out o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -126,35 +127,41 @@ class Adaptive:
     # -- devices that have nothing to do
 
     def _splits(self, state: State, launched: int) -> tuple[Leave, ...]:
-        """The cohort that holds up the rest, where idle devices would be faster with a part."""
-        idle = state.idle()[launched:]
+        """The cohorts that hold up the rest, where idle devices would be faster with a part."""
+        idle = list(state.idle()[launched:])
         if not idle or state.waiting:
             return ()
-        found = [
+        settled = [
             (epoch, cohort)
             for cohort in state.running
             if state.now - cohort.since >= self.settle
             and len(cohort.trials) > 1
             and cohort.kin is not None
-            and (epoch := self._saving(state, cohort, idle)) is not None
+            and (epoch := self._epoch(state, cohort)) is not None
         ]
-        if not found:
-            return ()
-        _, slowest = max(found, key=lambda each: (each[0], -each[1].job))
-        return (Leave(slowest.job, "idle devices take a part"),)
+        settled.sort(key=lambda each: (-each[0], each[1].job))
+        share = max(1, len(idle) // max(1, len(settled)))
+        leaving = []
+        for epoch, cohort in settled:
+            helpers = idle[: min(share, len(cohort.trials) - 1)]
+            if helpers and epoch >= self.gain**2 * self._parted(state, cohort, helpers):
+                leaving.append(Leave(cohort.job, "idle devices take a part"))
+                del idle[: len(helpers)]
+        return tuple(leaving)
 
-    def _saving(self, state: State, cohort: Running, idle: Sequence[Device]) -> float | None:
-        """Seconds of the cohort's epoch, if in parts it is faster by enough; else ``None``."""
-        parts = min(len(idle) + 1, len(cohort.trials))
-        kinds = [state.kind_of(cohort.device), *(device.kind for device in idle[: parts - 1])]
-        size = -(-len(cohort.trials) // parts)
+    def _epoch(self, state: State, cohort: Running) -> float | None:
+        """Seconds of a cohort's epoch, if something is known of its device."""
+        kind = state.kind_of(cohort.device)
+        rate = None if kind is None else state.speeds.rate(kind, len(cohort.trials))
+        return None if rate is None else len(cohort.trials) / rate
+
+    def _parted(self, state: State, cohort: Running, helpers: Sequence[Device]) -> float:
+        """The same, where other devices take parts of it; infinite if one is not known."""
+        size = -(-len(cohort.trials) // (len(helpers) + 1))
+        kinds = [state.kind_of(cohort.device), *(device.kind for device in helpers)]
         rates = [None if kind is None else state.speeds.rate(kind, size) for kind in kinds]
         known = [rate for rate in rates if rate is not None]
-        whole = None if kinds[0] is None else state.speeds.rate(kinds[0], len(cohort.trials))
-        if whole is None or len(known) < len(rates):
-            return None
-        now = len(cohort.trials) / whole
-        return now if now >= self.gain * self.gain * size / min(known) else None
+        return size / min(known) if len(known) == len(rates) else math.inf
 
     def _part(self, state: State, devices: Sequence[Device]) -> float:
         """The part of the work that is the first device's, by how fast they are."""

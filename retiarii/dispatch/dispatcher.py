@@ -19,8 +19,9 @@ from retiarii.training.events import Failed, Finished, Noted, Reported, TrialEve
 _TICK_SECONDS = 1.0
 
 
-# How many of the trials that wait a policy sees: beyond, they change nothing but its cost.
-_HORIZON = 1024
+# How many of the trials that wait a policy sees, for each idle device and at least: beyond, they
+# change nothing but its cost.
+_AHEAD, _LEAST_AHEAD = 64, 1024
 
 
 @dataclass(eq=False, slots=True)
@@ -78,6 +79,7 @@ class Dispatcher:
         self._kinds: tuple[tuple[Device, ...], dict[str, str]] = ((), {})
         self._changed = False  # since the policy was asked
         self._asked = -math.inf
+        self._resting = False
         self.speeds = speeds or Speeds()
 
     def devices(self) -> tuple[Device, ...]:
@@ -106,6 +108,20 @@ class Dispatcher:
         self._stopping.add(number)
         self._executor.stop(number)
 
+    def rest(self) -> None:
+        """Launches nothing more, and asks all cohorts to give their devices back."""
+        self._resting = True
+        for cohort in self._cohorts.values():
+            self._ask_back(cohort)
+
+    def waiting(self) -> int:
+        """How many trials wait for a device."""
+        return len(self._waiting)
+
+    def busy(self) -> bool:
+        """Whether a cohort is under way."""
+        return bool(self._cohorts)
+
     def abandon(self) -> None:
         self._waiting.clear()
         self._executor.abandon()
@@ -115,10 +131,12 @@ class Dispatcher:
 
     def state(self) -> State:
         """What there is now."""
-        seen = islice(self._waiting, _HORIZON)
+        devices = self._executor.devices()
+        ahead = max(_LEAST_AHEAD, _AHEAD * (len(devices) - len(self._busy)))
+        seen = islice(self._waiting, ahead)
         return State(
             self._clock(),
-            self._executor.devices(),
+            devices,
             tuple(self._trials[number].waiting for number in seen),
             tuple(cohort.running for cohort in self._cohorts.values()),
             self.speeds,
@@ -131,16 +149,19 @@ class Dispatcher:
         now = self._clock()
         idle = len(self._busy) < len(self._executor.devices())
         due = now - self._asked >= _TICK_SECONDS
-        if not self._waiting or not (due or (self._changed and idle)):
+        if self._resting or not (due or (self._changed and idle and self._waiting)):
             return
         self._changed, self._asked = False, now
         for action in self._policy(self.state()):
             if isinstance(action, Launch):
                 self._launch(action)
             else:
-                cohort = self._cohorts[action.job]
-                cohort.running = replace(cohort.running, leaving=True)
-                self._executor.leave(cohort.running.trials)
+                self._ask_back(self._cohorts[action.job])
+
+    def _ask_back(self, cohort: _Cohort) -> None:
+        if not cohort.running.leaving:
+            cohort.running = replace(cohort.running, leaving=True)
+            self._executor.leave(cohort.running.trials)
 
     def _launch(self, action: Launch) -> None:
         held = [self._trials[number] for number in action.trials]

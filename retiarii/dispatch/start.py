@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from retiarii.dispatch.adaptive import Adaptive
 from retiarii.dispatch.dispatcher import Dispatcher
 from retiarii.dispatch.fixed import AsGiven
+from retiarii.dispatch.reporting import Reporting
 from retiarii.dispatch.state import Policy
 from retiarii.errors import RetiariiError
 from retiarii.runtime.executor import Executor
+from retiarii.runtime.logs import FOLDER
 from retiarii.runtime.source import FileSource
 
 if TYPE_CHECKING:
@@ -44,6 +46,16 @@ class Ground:
     directory: Path
     held: int | None
 
+    @property
+    def kept(self) -> bool:
+        """Whether the directory outlives the search."""
+        return self.held is not None
+
+    @property
+    def logs(self) -> Path | None:
+        """Where what workers print goes; ``None``: where this process prints."""
+        return self.directory / FOLDER if self.kept else None
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
@@ -70,14 +82,20 @@ class Hardware:
         return Adaptive(first=self.first) if self.adapt else AsGiven()
 
 
-def make_dispatcher(on: Hardware, ground: Ground) -> Dispatcher:
+def make_dispatcher(on: Hardware, ground: Ground, phase: str = "search") -> Dispatcher | Reporting:
     """An executor, and the dispatcher before it.
+
+    Args:
+        on: what the user asked for.
+        ground: what there is to run.
+        phase: what the trials are for: ``search`` or ``confirm``.
 
     Raises:
         RetiariiError: the executor cannot be used here.
     """
     executor = EXECUTORS[on.executor](on, ground)
-    return Dispatcher(executor, on.policy(), regroup=on.adapt)
+    dispatcher = Dispatcher(executor, on.policy(), regroup=on.adapt)
+    return Reporting(dispatcher, ground.directory, phase) if ground.kept else dispatcher
 
 
 def _inline(on: Hardware, ground: Ground) -> Executor:
@@ -96,9 +114,9 @@ def _local(on: Hardware, ground: Ground) -> Executor:
     workers = on.workers or max(1, len(gpus))
     if ground.source is not None:
         source = FileSource(ground.source.path, ground.source.digest)
-        return LocalExecutor(source, workers, ground.held, gpus)
+        return LocalExecutor(source, workers, ground.held, gpus, logs=ground.logs)
     packed = memory_source(ground.model, ground.evaluator)
-    return LocalExecutor(packed, workers, ground.held, gpus)
+    return LocalExecutor(packed, workers, ground.held, gpus, logs=ground.logs)
 
 
 def _ray(on: Hardware, ground: Ground) -> Executor:

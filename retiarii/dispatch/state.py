@@ -73,6 +73,10 @@ class State:
     running: tuple[Running, ...]
     speeds: Speeds
     fits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    _kinds: dict[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_kinds", {d.name: d.kind for d in self.devices})
 
     def idle(self) -> tuple[Device, ...]:
         """Devices without a cohort, in order."""
@@ -81,7 +85,7 @@ class State:
 
     def kind_of(self, device: str) -> str | None:
         """The kind of a device by its name; ``None`` once it has gone."""
-        return next((d.kind for d in self.devices if d.name == device), None)
+        return self._kinds.get(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from retiarii.ir.infer import TypeCache
 from retiarii.ir.transfer import Transfer
@@ -41,6 +42,23 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedSize:
+    """A size of an input that the graph holds for one value of only: that of the example.
+
+    Python of the model read it, and what it did depended on it.
+
+    Attributes:
+        input: the number of the input.
+        dim: which of its dimensions.
+        where: ``file:line`` where it was read.
+    """
+
+    input: int
+    dim: int
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GraphContext:
     """Shared by all copies of a graph, and never changed.
 
@@ -57,8 +75,11 @@ class GraphContext:
         frozen: state_dict keys of parameters that take no gradient.
         fixed: what the graph holds for one value of only, that at which it was parsed: "batch",
             "training" (the model's mode). Elsewhere the built module raises.
+        sizes: likewise, sizes of inputs other than the batch.
         transfers: what growth and pruning did to the weights since they were parsed, in order.
-        types: the memory of type inference.
+        types: the memory of type inference; other parsed graphs may share it.
+        notes: room for facts about what only this graph has, such as its opaque modules.
+        digests: of tensors that are not learned, for the canonical form.
         completed: the memory of constructor arguments with their defaults.
         layers: the memory of the arguments of layers that are spliced in again and again.
         parsed: the memory of graphs of modules that are spliced in again and again.
@@ -75,8 +96,11 @@ class GraphContext:
     modes: Mapping[str, bool] = field(default_factory=lambda: _EMPTY)
     frozen: frozenset[str] = frozenset()
     fixed: frozenset[str] = frozenset()
+    sizes: tuple[FixedSize, ...] = ()
     transfers: tuple[Transfer, ...] = ()
     types: TypeCache = field(default_factory=TypeCache)
+    notes: dict[Any, Any] = field(default_factory=dict)
+    digests: MutableMapping[torch.Tensor, str] = field(default_factory=WeakTensorKeyDictionary)
     completed: dict[tuple[str, Attrs], Attrs] = field(default_factory=dict)
     layers: MutableMapping[nn.Module, tuple[tuple[str, str, Attrs], ...] | None] = field(
         default_factory=WeakKeyDictionary

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from torch import nn
 
 from retiarii.errors import ParseError
+from retiarii.ir.context import FixedSize
 from retiarii.ir.graph import Graph
 from retiarii.ir.tracing.assemble import assemble
+from retiarii.ir.tracing.bound import bound_sizes
 from retiarii.ir.tracing.events import Trace
 from retiarii.ir.tracing.general import Generaliser
 from retiarii.ir.tracing.isolate import undisturbed
+from retiarii.ir.tracing.memory import Memory
 from retiarii.ir.tracing.session import Session
 from retiarii.ir.tracing.signals import Unlowerable
 
@@ -42,14 +45,23 @@ def parse(module: nn.Module | ExportedProgram, example_inputs: Any = None) -> Gr
 
     Returns:
         The graph. It computes what the module does, in training and evaluation mode, at every
-        batch size; ``graph.opaque`` lists what could not be lowered, with the reason.
+        batch size, and at other sizes of the inputs where the module's Python does not act on
+        them: else what is built of the graph refuses those. ``graph.opaque`` lists what could
+        not be lowered, with the reason.
 
     Raises:
         ParseError: the module does not run on its example inputs.
     """
+    return parse_with(Memory(), module, example_inputs)
+
+
+def parse_with(
+    memory: Memory, module: nn.Module | ExportedProgram, example_inputs: Any = None
+) -> Graph:
+    """`parse`, with what parses of similar models found out; the graph is the same without it."""
     program = module if _is_program(module) else None
     if program is not None:
-        from retiarii.ir.tracing.exported import example_of, fixed_by, opened
+        from retiarii.ir.tracing.exported import example_of, fixed_by, opened, sizes_of
 
         example_inputs = example_of(program) if example_inputs is None else example_inputs
         module = opened(program)
@@ -60,10 +72,21 @@ def parse(module: nn.Module | ExportedProgram, example_inputs: Any = None) -> Gr
             fix="give an instance of torch.nn.Module",
         )
     with undisturbed(module) as original:
-        session = Session(module, example_inputs, original)
-        fixed = fixed_by(program, session.inputs.batch) if program is not None else frozenset()
-        trace = _stable(session, fixed)
-        return assemble(trace, session.inputs, session.state, session.sources(), module.training)
+        session = Session(module, example_inputs, original, memory)
+        fixed, sizes = frozenset[str](), tuple[FixedSize, ...]()
+        if program is not None:
+            fixed = fixed_by(program, session.inputs.batch)
+            sizes = sizes_of(program, session.inputs)
+        try:
+            trace = _stable(session, fixed)
+        finally:
+            session.close()
+        if program is not None:
+            trace = replace(trace, bound=sizes)
+        types = memory.types(session.inputs.batch)
+        return assemble(
+            trace, session.inputs, session.state, session.sources(), module.training, types
+        )
 
 
 def _is_program(module: Any) -> TypeGuard[ExportedProgram]:
@@ -83,7 +106,7 @@ def _stable(session: Session, fixed: frozenset[str]) -> Trace:
         try:
             first = session.first()
             if "" in session.opaque or "batch" in fixed:
-                return replace(first, fixed=fixed)
+                return replace(first, fixed=fixed, bound=bound_sizes(session, [first]))
             general = Generaliser(session, first).general()
             return replace(general, fixed=general.fixed | fixed)
         except Unlowerable as signal:

@@ -178,6 +178,14 @@ def _check_forward(graph: Graph) -> None:
             where="the graph's inputs",
             fix="let each input stand in one of forward's parameters",
         )
+    shapes = [node.record.types[0].shape for node in graph.inputs]
+    for size in graph.context.sizes:
+        if not (0 <= size.input < count and 0 <= size.dim < len(shapes[size.input])):
+            raise GraphError(
+                f"dimension {size.dim} of input {size.input} has a fixed size, and is not there",
+                where="what the graph says is fixed",
+                fix=f"name one of the {count} inputs and one of its dimensions, counted from 0",
+            )
 
 
 # --- structural nodes ------------------------------------------------------------------------

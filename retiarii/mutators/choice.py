@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, overload
 
-from retiarii.errors import SpaceError, nearest
+from retiarii.errors import SpaceError
 from retiarii.user_code import is_users
 
 T = TypeVar("T")
@@ -97,6 +97,27 @@ def show(value: Any) -> str:
         return str(value.__name__)
     text = " ".join(repr(value).split())
     return type(value).__name__ if " at 0x" in text else text
+
+
+class Numbered(int):
+    """An option's number, which shows what it stands for; else it is that number."""
+
+    _name: str
+
+    @staticmethod
+    def of(number: int, name: str) -> Numbered:
+        made = Numbered(number)
+        made._name = name
+        return made
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def __str__(self) -> str:
+        return int.__repr__(self)
+
+    def __reduce__(self) -> Any:
+        return Numbered.of, (int(self), self._name)
 
 
 @dataclass(frozen=True)
@@ -212,7 +233,7 @@ def _check_same_options(label: str, one: Description, two: Description) -> None:
 
 
 def _is_text_or_number(option: Any) -> bool:
-    return type(option) in (str, int, float)
+    return type(option) in (str, int, float, Numbered)
 
 
 _active: ContextVar[Recorder | None] = ContextVar("retiarii_recorder", default=None)
@@ -329,72 +350,3 @@ def _decide_or_describe(description: Description) -> Any:
             fix='name it: rt.choice([...], label="width")',
         )
     return recorder.ask(description.label, description)
-
-
-class FrozenRecorder(Recorder):
-    """Answers from given decisions (label -> value), and knows which were not asked for.
-
-    Raises:
-        SpaceError: from ``ask``, when a label is missing or its value is none of the options.
-    """
-
-    def __init__(self, decisions: Mapping[str, Any]) -> None:
-        super().__init__(_no_chooser)
-        if not isinstance(decisions, Mapping):
-            raise SpaceError(
-                f"decisions are given as a {type(decisions).__name__}",
-                fix="give a dict of label -> value, such as candidate.decisions",
-            )
-        self._given = dict(decisions)
-
-    def check_all_asked(self) -> None:
-        """Raises SpaceError when a given decision was never asked for."""
-        asked = [decision.label for decision in self.decisions]
-        unknown = [label for label in self._given if label not in asked]
-        if unknown:
-            raise SpaceError(
-                f"decision {unknown[0]!r} was given, but nothing asked for it",
-                where=f"decision {unknown[0]!r}",
-                fix=f"nearest labels: {nearest(unknown[0], asked)}"
-                if asked
-                else "this space asks for no decisions",
-            )
-
-    def _answer(self, label: str, description: Description) -> Raw:
-        if label not in self._given:
-            raise SpaceError(
-                f"decision {label!r} is missing",
-                where=f"options: {description!r}",
-                fix=f"add it; given were {sorted(map(str, self._given))}",
-            )
-        given = _as_tuples(self._given[label])
-        if description.options is None:
-            return check_raw(label, description.domain, given)
-        for index, option in enumerate(description.options):
-            plain = _as_tuples(option)
-            if type(plain) is type(given) and _equal(plain, given):
-                return index
-        shown = [show(o) for o in description.options]
-        if show(given) in shown:
-            return shown.index(show(given))
-        raise SpaceError(
-            f"{show(given)!r} is none of the options of {label!r}",
-            where=f"decision {label!r}",
-            fix=f"choose one of {shown}",
-        )
-
-
-def _no_chooser(_label: str, _domain: Domain) -> Raw:
-    raise AssertionError("frozen decisions are never chosen")
-
-
-def _as_tuples(value: Any) -> Any:
-    """Lists as tuples: JSON, in which results are kept, does not tell them apart."""
-    return tuple(_as_tuples(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def _equal(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except Exception:
-        return a is b

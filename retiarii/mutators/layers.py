@@ -21,6 +21,7 @@ from retiarii.ir.edit.insertion import insert_module
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import CHOICE, Node, Value
 from retiarii.mutators.choice import Description, describe_options
+from retiarii.mutators.options import numbered
 
 Reduction = Literal["sum", "mean", "concat", "none"]
 
@@ -85,8 +86,8 @@ class LayerChoice(Placeholder):
     """One of several layers.
 
     Args:
-        options: a list of modules (the decision's value is an index), or a dict (its value is a
-            key). Functions without arguments that make a module serve as well.
+        options: a list of modules (the decision's value is an index, which shows the layer), or a
+            dict (its value is a key). Functions without arguments that make a module serve as well.
         label: the decision's label; else the layer's path. Layers with one label and equal keys
             share the decision.
 
@@ -106,6 +107,8 @@ class LayerChoice(Placeholder):
         self._keys: tuple[Any, ...] = tuple(named)
         for key, option in named.items():
             self.add_module(str(key), _as_module(option, f"LayerChoice {label or ''}".strip()))
+        if not isinstance(options, Mapping):
+            self._keys = numbered(self.children())
 
     def forward(self, *inputs: Any) -> Any:
         return self._modules[str(self._keys[0])](*inputs)  # type: ignore[misc]

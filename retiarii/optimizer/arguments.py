@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +26,33 @@ def signature_of(spec: InputSpec) -> inspect.Signature:
         made.append(inspect.Parameter(name, kind, default=default))
     made.sort(key=lambda p: (p.kind, p.default is not inspect.Parameter.empty))
     return inspect.Signature(made)
+
+
+def common_spec(specs: Sequence[InputSpec]) -> InputSpec | None:
+    """How models take their inputs in common; ``None`` where they do not take them alike.
+
+    What holds no input, such as a mask that was not given, keeps the value that each model was
+    lowered with. Only where all have the same may it be named in a call.
+    """
+    first = specs[0]
+    if len({taken(spec) for spec in specs}) > 1:
+        return None
+    known = [dict(spec.params) for spec in specs]
+    params = tuple(
+        (name, structure)
+        for name, structure in first.params
+        if _holds_input(structure) or all(_has(own, name, structure) for own in known)
+    )
+    return InputSpec(params, first.keyword_only & {name for name, _ in params})
+
+
+def taken(spec: InputSpec) -> str:
+    """How the arguments hold the inputs, whatever they are called, as text."""
+    return repr([structure for _, structure in spec.params if _holds_input(structure)])
+
+
+def _has(params: Mapping[str, Any], name: str, structure: Any) -> bool:
+    return name in params and repr(params[name]) == repr(structure)
 
 
 def inputs_of(

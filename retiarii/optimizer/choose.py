@@ -237,7 +237,7 @@ class _Estimate:
                 serial,
                 min(unfused, serial),
             )
-        part = f", but for {len(limits)} kinds of calls" if limits else ""
+        part = f", but for {len(limits)} kind{'s' * (len(limits) > 1)} of calls" if limits else ""
         reason = f"fused{part}: {took}, {serial / merged:.1f} times faster, as estimated"
         return Choice(True, reason, limits, serial, merged, tuple(kept))
 

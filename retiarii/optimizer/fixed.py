@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from retiarii.errors import MergeError
 from retiarii.optimizer.lift import Model
 
@@ -16,10 +18,25 @@ class Fixed:
     Attributes:
         batch: the one batch size.
         training: the one mode.
+        sizes: of inputs: (number of the input, its name, dimension, the one size, where it is
+            read).
     """
 
     batch: int | None = None
     training: bool | None = None
+    sizes: tuple[tuple[int, str, int, int, str | None], ...] = ()
+
+    def check_sizes(self, inputs: Sequence[Tensor]) -> None:
+        """Raises MergeError for inputs of other sizes."""
+        for number, name, dim, size, where in self.sizes:
+            shape = inputs[number].shape
+            if shape[dim] != size:
+                raise MergeError(
+                    f"the input {name!r} has size {shape[dim]} in dimension {dim}, and a merged "
+                    f"model was lowered for {size}: its Python reads this size",
+                    where=where,
+                    fix=f"merge with example inputs of size {size}, or give inputs of {size}",
+                )
 
     def check_batch(self, size: int) -> None:
         """Raises MergeError for another batch size."""
@@ -54,4 +71,12 @@ def fixed_of(models: Sequence[Model]) -> Fixed:
             "one model runs in training mode only, and another in evaluation mode only",
             fix="export or parse them in the same mode",
         )
-    return Fixed(min(batches, default=None), min(modes, default=None))
+    sizes: dict[tuple[int, int], tuple[int, str, int, int, str | None]] = {}
+    for model in models:
+        inputs = [node.record for node in model.graph.inputs]
+        for at in model.graph.context.sizes:
+            of = inputs[at.input]
+            size = of.types[0].shape[at.dim]
+            sizes.setdefault((at.input, at.dim), (at.input, of.name, at.dim, size, at.where))
+    found = tuple(sizes[at] for at in sorted(sizes))
+    return Fixed(min(batches, default=None), min(modes, default=None), found)

@@ -67,12 +67,36 @@ def _sharers(storage: Storage, model: int, keys: Iterable[str]) -> dict[str, int
     }
 
 
-def take_over(module: nn.Module, present: Callable[[str, Tensor], Tensor]) -> None:
+def check_frozen(storage: Storage, held: Callable[[str], Tensor]) -> None:
+    """A frozen layer that several models read is one tensor, which cannot be trained apart.
+
+    Args:
+        storage: of all models.
+        held: the tensor of a stack's name.
+
+    Raises:
+        MergeError: it takes a gradient now.
+    """
+    for stack in storage.stacks:
+        if stack.plain and stack.kind == "parameter" and held(stack.name).requires_grad:
+            raise MergeError(
+                f"models share {stack.homes[0][1]!r}, which was frozen when they were merged, "
+                "and now takes a gradient",
+                fix="unfreeze it in the models, and merge them again",
+            )
+
+
+def take_over(
+    module: nn.Module,
+    present: Callable[[str, Tensor], Tensor],
+    learns: Callable[[str], bool | None],
+) -> None:
     """Gives a module the present values, and the types and devices that they have.
 
     Args:
         module: a model on its own.
         present: the value for a key, and for the module's own tensor of that name.
+        learns: whether the parameter of a key takes a gradient; ``None`` leaves it.
     """
     named: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     named.update(module.named_buffers(remove_duplicate=False))
@@ -82,3 +106,6 @@ def take_over(module: nn.Module, present: Callable[[str, Tensor], Tensor]) -> No
             if (value.dtype, value.device) != (tensor.dtype, tensor.device):
                 tensor.data = tensor.data.to(value)
             tensor.copy_(value)
+            takes = learns(key)
+            if takes is not None and isinstance(tensor, nn.Parameter):
+                tensor.requires_grad_(takes)

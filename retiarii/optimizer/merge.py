@@ -11,7 +11,7 @@ from torch import nn
 from retiarii.errors import MergeError, ParseError
 from retiarii.ir.graph import Graph
 from retiarii.ir.parse import parse
-from retiarii.optimizer.arguments import signature_of
+from retiarii.optimizer.arguments import signature_of, taken
 from retiarii.optimizer.collecting import without_collection
 from retiarii.optimizer.compile import Options
 from retiarii.optimizer.lift import Model
@@ -29,6 +29,7 @@ def merge(
     fuse: str | bool = "auto",
     batch: int | None = None,
     seeds: Sequence[int] | None = None,
+    steps: int | None = None,
 ) -> MergedModel:
     """Merges models into one that computes, and trains, them all; results do not change.
 
@@ -44,6 +45,9 @@ def merge(
         batch: the batch size that the models will get, which decides what pays; the example's
             where it is ``None``.
         seeds: one for each model: initial weights of candidates, and dropout.
+        steps: training steps that are to come: the program is compiled by ``torch.compile`` where
+            these repay what that takes (``merged.execution`` says so, and why); ``None`` compiles
+            nothing.
 
     Returns:
         A module that returns a list with what each model returns.
@@ -82,6 +86,8 @@ def merge(
         merged = MergedModel(made, originals, Options(dedup=dedup, fuse=how, batch=batch))
     if seeds is not None:
         merged.seed(seeds)
+    if steps is not None:
+        merged.expect(steps)
     return merged
 
 
@@ -119,7 +125,7 @@ def check_mergeable(models: Sequence[Model]) -> None:
     for number, model in enumerate(models):
         ours = [n.type for n in first.inputs]
         theirs = [n.type for n in model.graph.inputs]
-        if ours != theirs or _holds(first) != _holds(model.graph):
+        if ours != theirs or taken(first.context.forward) != taken(model.graph.context.forward):
             raise MergeError(
                 f"models 0 and {number} take different inputs: {_taken(first, ours != theirs)} and "
                 f"{_taken(model.graph, ours != theirs)}",
@@ -165,8 +171,3 @@ def _taken(graph: Graph, types: bool) -> str:
     if types:
         return ", ".join(str(n.type) for n in graph.inputs)
     return f"forward{signature_of(graph.context.forward)}"
-
-
-def _holds(graph: Graph) -> Any:
-    """How the arguments hold the inputs, whatever they are called."""
-    return tuple(structure for _, structure in graph.context.forward.params)

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from retiarii.errors import MergeError
-from retiarii.ir.tracing.structure import rebuild
-from retiarii.ir.types import Result
 from retiarii.optimizer import kernels
-from retiarii.optimizer.arguments import inputs_of, signature_of
+from retiarii.optimizer.arguments import common_spec, inputs_of, signature_of
 from retiarii.optimizer.beginning import Begun, Laid, begin
 from retiarii.optimizer.choose import Choice
 from retiarii.optimizer.compile import Compiled, Options, compile_plan, compiled
+from retiarii.optimizer.compiling import Execution, Runner
 from retiarii.optimizer.fixed import fixed_of
 from retiarii.optimizer.forest import Item
 from retiarii.optimizer.leaving import Moved, leave, present, selected, staying
 from retiarii.optimizer.lift import Model
-from retiarii.optimizer.member_state import check_state, take_over
+from retiarii.optimizer.member_state import check_frozen, check_state, take_over
 from retiarii.optimizer.opaque import apply_to_buffers, buffer_of, load, saved
+from retiarii.optimizer.outputs import returned
 from retiarii.optimizer.plan import OutputStack, Plan
 from retiarii.optimizer.program import Program, program_of
 from retiarii.optimizer.stats import Stats
@@ -68,6 +68,7 @@ class MergedModel(nn.Module):
         self._options = options
         self._programs: dict[bool | None, Program] = {}
         self._streams: tuple[kernels.ModelStream, ...] | None = None
+        self._runner = Runner()
         begun = begin(models, options) if begun is None else begun
         self.storage = begun.storage
         self._sharing = begun.sharing
@@ -78,9 +79,10 @@ class MergedModel(nn.Module):
                 self.register_parameter(stack.name, nn.Parameter(value, stack.trainable))
             else:
                 self.register_buffer(stack.name, value)
-        context = models[0].graph.context
-        self._spec = context.forward
-        self._signature = signature_of(context.forward)
+        spec = common_spec([model.graph.context.forward for model in models])
+        assert spec is not None, "models that take their inputs alike, see check_mergeable"
+        self._spec = spec
+        self._signature = signature_of(spec)
         self._mode = begun.mode
         self.training = begun.training
         self._fixed = fixed_of(models)
@@ -105,18 +107,7 @@ class MergedModel(nn.Module):
                 a frozen layer that several models share was unfrozen.
         """
         stacks = self.stacked(*args, **kwargs)
-        found: list[dict[int, Tensor]] = [{} for _ in self._models]
-        for out, tensor in stacks:
-            shared = len(out.ports) > 1 and out.ports[0] == out.ports[1]
-            plain = shared or self._is_plain(out)
-            members = self._copies(out, tensor) if plain else tensor.unbind(0)
-            for model, member in zip(out.models, members, strict=True):
-                found[model][out.position] = member
-        outputs = self.program.plan.forest.outputs
-        return [
-            rebuild(out.structure, partial(_placed, own))
-            for out, own in zip(outputs, found, strict=True)
-        ]
+        return returned(self.program.plan.forest, stacks)
 
     def stacked(self, *args: Any, **kwargs: Any) -> list[tuple[OutputStack, Tensor]]:
         """The models' outputs as they are computed: equal ones stacked, [G, *S].
@@ -125,38 +116,34 @@ class MergedModel(nn.Module):
         """
         inputs = inputs_of(self._spec, self._signature, args, kwargs)
         program = self.program
-        self._check_frozen()
+        check_frozen(self.storage, partial(getattr, self))
+        self._fixed.check_sizes(inputs)
         if self._fixed.batch is not None:
             self._fixed.check_batch(inputs[program.plan.forest.batch_input].shape[0])
-        return list(zip(program.plan.outputs, program.run(self, inputs), strict=True))
+        found = self._runner.run_of(program)(self, inputs)
+        return list(zip(program.plan.outputs, found, strict=True))
 
     def inputs_of(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """The tensors in the arguments of a call, in the order of the models' inputs."""
         return inputs_of(self._spec, self._signature, args, kwargs)
 
-    def _is_plain(self, out: OutputStack) -> bool:
-        return self.program.plan.forest.items[out.ports[0].item].owner < 0
-
-    def _copies(self, out: OutputStack, tensor: Tensor) -> list[Tensor]:
-        """An output that models share, for each of them: what one writes there harms no other."""
-        if self.program.plan.forest.items[out.ports[0].item].leaf is not None:
-            return [tensor] * len(out.models)  # the models alone return what they were given, too
-        return [tensor, *(tensor.clone() for _ in out.models[1:])]
-
     @property
     def program(self) -> Program:
         """The program of the present mode."""
-        found = self._programs.get(self._mode)
+        return self._program_of(self._mode)
+
+    def _program_of(self, mode: bool | None) -> Program:
+        found = self._programs.get(mode)
         if found is None:
-            self._fixed.check_mode(self._mode)
+            self._fixed.check_mode(mode)
             held = self.storage, self._sharing
-            laid = self._laid.pop(self._mode, None)
+            laid = self._laid.pop(mode, None)
             if laid is not None:
                 plan, calls = present(laid)
                 made = compiled(plan, *held, calls, self._choice)
             else:
-                made = compile_plan(self._models, self._mode, self._options, held)
-            found = self._programs[self._mode] = self._program(made)
+                made = compile_plan(self._models, mode, self._options, held)
+            found = self._programs[mode] = self._program(made)
         return found
 
     def part(self, plan: Plan) -> Program:
@@ -176,8 +163,26 @@ class MergedModel(nn.Module):
 
     @property
     def stats(self) -> Stats:
-        """What merging did."""
-        return self.program.stats
+        """What merging did, and how the program runs."""
+        return replace(self.program.stats, execution=self.execution.reason)
+
+    @property
+    def execution(self) -> Execution:
+        """How the program of the training mode runs, and why."""
+        return self._runner.execution
+
+    def expect(self, steps: int, seconds: float | None = None) -> Execution:
+        """Decides whether the training program is compiled: where the steps repay it.
+
+        It is compiled at the next call in training mode, for the sizes of that call.
+
+        Args:
+            steps: forward and backward passes that are to come.
+            seconds: of one of them, as it is; by default what was measured to choose what is fused.
+        """
+        device = next((t.device for t in self.parameters()), torch.device("cpu"))
+        seconds = self._choice.merged if seconds is None else seconds
+        return self._runner.expect(self._program_of(True), steps, seconds, device)
 
     @property
     def templates(self) -> tuple[nn.Module, ...]:
@@ -203,7 +208,8 @@ class MergedModel(nn.Module):
                 f"{len(seeds)} seeds for {len(self._models)} models", fix="give one for each model"
             )
         self._seeds = tuple(seeds)
-        self._streams = None
+        for stream, seed in zip(self._streams or (), seeds, strict=False):
+            stream.seed(seed)  # in place: CUDA graphs hold on to its generator
 
     def train(self, mode: bool = True) -> MergedModel:
         """Sets the mode of all models and all their layers."""
@@ -229,6 +235,7 @@ class MergedModel(nn.Module):
             for mode, p in self._programs.items()
         }
         made._laid = dict(self._laid)
+        made._runner = Runner()
         if self._streams is not None:
             made._streams = tuple(stream.copy() for stream in self._streams)
         return made
@@ -360,24 +367,18 @@ class MergedModel(nn.Module):
         self._check(model)
         given, original = self._models[model], self._originals[model]
         made = copy.deepcopy(original) if original is not None else given.graph.to_module()
-        take_over(made, partial(self.value_of, model))
+        take_over(made, partial(self.value_of, model), partial(self._learns, model))
         if self._mode is not None:
             made.train(self._mode)
         return made
 
-    def _check_frozen(self) -> None:
-        """A frozen layer that several models read is one tensor, which cannot be trained apart."""
-        for stack in self.storage.stacks:
-            if (
-                stack.plain
-                and stack.kind == "parameter"
-                and getattr(self, stack.name).requires_grad
-            ):
-                raise MergeError(
-                    f"models share {stack.homes[0][1]!r}, which was frozen when they were merged, "
-                    "and now takes a gradient",
-                    fix="unfreeze it in the models, and merge them again",
-                )
+    def _learns(self, model: int, key: str) -> bool | None:
+        """Whether a parameter takes a gradient: it may have been frozen since it was merged."""
+        place = self.storage.places.get((model, key))
+        if place is None:
+            return None
+        held: Tensor = getattr(self, self.storage.stacks[place[0]].name)
+        return held.requires_grad
 
     def _check(self, model: int) -> None:
         if not 0 <= model < len(self._models):
@@ -399,7 +400,3 @@ class MergedModel(nn.Module):
             inner = self._models[item.owner].module.get_submodule(item.template)
             self._opaque[place] = copy.deepcopy(inner)
         return self._opaque[place]
-
-
-def _placed(own: Mapping[int, Tensor], leaf: Any) -> Any:
-    return own[leaf.index] if isinstance(leaf, Result) else leaf

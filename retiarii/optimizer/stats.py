@@ -25,6 +25,7 @@ class Stats:
         apart: calls that no rule fuses.
         copies: pieces that are copied to bring the members of groups together.
         choice: what is fused, and why.
+        execution: how the program runs, and why: eager, or compiled.
     """
 
     models: int
@@ -36,6 +37,7 @@ class Stats:
     apart: int
     copies: int
     choice: Choice
+    execution: str = ""
 
     def __str__(self) -> str:
         return (

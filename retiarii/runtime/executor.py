@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.runtime.job import Job, JobTrial, point_of
 from retiarii.training.events import TrialEvent
@@ -57,6 +58,12 @@ class Runner(Protocol):
     def stop(self, number: int) -> None:
         """Asks a trial to end early."""
 
+    def rest(self) -> None:
+        """Begins nothing more, and has each cohort give its device back after its epoch."""
+
+    def busy(self) -> bool:
+        """Whether a cohort is under way."""
+
     def abandon(self) -> None:
         """Leaves what is being evaluated as soon as that can be done; `shutdown` follows."""
 
@@ -82,8 +89,8 @@ class Executor(Protocol):
     def leave(self, numbers: Collection[int]) -> None:
         """Asks the jobs of these trials to give their devices back.
 
-        At the next epoch of such a job all of its trials that have not ended are left as their
-        checkpoints are, and each is delivered as `Yielded`.
+        At the next epoch of such a job, or before it begins, all of its trials that have not ended
+        are left as their checkpoints are, and each is delivered as `Yielded`.
         """
 
     def poll(self, timeout: float, deliver: Deliver) -> None:
@@ -114,8 +121,25 @@ class Leaving(BaseException):
     """
 
 
-def run_job(job: Job, space: SearchSpace, evaluator: Evaluator, channel: Channel) -> None:
+# A context within which trials are evaluated.
+Around = Callable[[Sequence[Trial]], AbstractContextManager[Any]]
+
+
+def run_job(
+    job: Job,
+    space: SearchSpace,
+    evaluator: Evaluator,
+    channel: Channel,
+    around: Around = nullcontext,
+) -> None:
     """Evaluates a job's trials; each of them ends with an event, whatever happens.
+
+    Args:
+        job: the trials.
+        space: where their decisions lead.
+        evaluator: what scores them.
+        channel: where their events go.
+        around: a context for each evaluation, of one trial or of several together.
 
     Raises:
         Leaving: the channel did.
@@ -128,7 +152,8 @@ def run_job(job: Job, space: SearchSpace, evaluator: Evaluator, channel: Channel
     together = [trials] if evaluator.merges else [[trial] for trial in trials]
     for cohort in together:
         if cohort:
-            _run(evaluator, cohort)
+            with around(cohort):
+                _run(evaluator, cohort)
 
 
 def _trial(spec: JobTrial, search_seed: int, space: SearchSpace, channel: Channel) -> Trial | None:
@@ -146,6 +171,7 @@ def _trial(spec: JobTrial, search_seed: int, space: SearchSpace, channel: Channe
             directory=spec.directory,
             channel=channel,
             limit=spec.limit,
+            parent=spec.parent,
         )
     return None
 
@@ -153,11 +179,10 @@ def _trial(spec: JobTrial, search_seed: int, space: SearchSpace, channel: Channe
 def _run(evaluator: Evaluator, cohort: Sequence[Trial]) -> None:
     try:
         evaluator.run(cohort)
-        trace, message = "", "the evaluator returned without a score for this trial"
     except Exception as error:
-        import traceback
-
-        trace, message = traceback.format_exc(), f"{type(error).__name__}: {error}"
+        for trial in cohort:
+            if trial.outcome is None:
+                trial.end_by(error)
     for trial in cohort:
         if trial.outcome is None:
-            trial.fail(message, trace)
+            trial.fail("the evaluator returned without a score for this trial")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +16,10 @@ from retiarii.runtime.shown import plain
 
 _ABSENT = object()
 _SHOWN_LINES = 12
+# A range or a list of options: which value a trial had of it is among its decisions.
+_CHOICE = re.compile(
+    r"^(?:choice\(\[|(?:log)?uniform\(|(?:log)?randint\().*?(?P<label> label=.*)?$"
+)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -131,13 +136,29 @@ def normal(facts: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
+def scoring(value: Any) -> Any:
+    """What scores depend on: an evaluator's description without what may be chosen in it.
+
+    Two evaluators that agree in it give the same score to the same decisions.
+    """
+    if isinstance(value, Mapping):
+        return {key: scoring(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [scoring(inner) for inner in value]
+    if isinstance(value, str) and (found := _CHOICE.match(value)) is not None:
+        return f"chosen{found['label'] or ''}"
+    return value
+
+
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     """Accepts the facts of a resumed search, or says what differs.
 
     Raises:
         StoreError: the facts differ; each difference is one line.
     """
-    lines = list(difference(normal(before), normal(now)))
+    # Earlier versions took what it ran on for a part of it.
+    was = {name: fact for name, fact in normal(before).items() if name != "executor"}
+    lines = list(difference(was, normal(now)))
     if not lines:
         return
     shown = lines[:_SHOWN_LINES]

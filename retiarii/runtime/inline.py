@@ -32,7 +32,9 @@ class InlineExecutor:
 
     def submit(self, job: Job, device: str | None = None) -> None:
         del device
-        self._stopping -= {trial.number for trial in job.trials}
+        numbers = {trial.number for trial in job.trials}
+        self._stopping -= numbers
+        self._asked -= numbers
         self._waiting.append(job)
 
     def poll(self, timeout: float, deliver: Deliver) -> None:  # noqa: ARG002 - never idle
@@ -40,8 +42,8 @@ class InlineExecutor:
             return
         job = self._waiting.popleft()
         self._open = {trial.number for trial in job.trials}
-        self._asked.clear()
         try:
+            self.check()
             run_job(job, self._space, self._evaluator, _Direct(deliver, self))
         except Leaving:
             if not self._abandoned:
@@ -53,7 +55,12 @@ class InlineExecutor:
             self._open = set()
 
     def leave(self, numbers: Collection[int]) -> None:
-        self._asked |= self._open.intersection(numbers)
+        self._asked.update(numbers)
+
+    def check(self) -> None:
+        """Raises `Leaving` if all trials of the job are left where they are."""
+        if self._abandoned or not self._asked.isdisjoint(self._open):
+            raise Leaving
 
     def stop(self, number: int) -> None:
         self._stopping.add(number)
@@ -68,8 +75,7 @@ class InlineExecutor:
         Raises:
             Leaving: all of them are left where they are.
         """
-        if self._abandoned or self._asked:
-            raise Leaving
+        self.check()
         return number in self._stopping
 
     def abandon(self) -> None:

@@ -29,6 +29,7 @@ class JobTrial:
         directory: where its checkpoints are, of this attempt; ``None`` if nothing is kept.
         point: the same, replayed already; only within one process.
         limit: the epoch at which it pauses; ``None`` trains it to its end.
+        parent: where the checkpoint of another trial is that it goes on from; ``None`` begins it.
     """
 
     number: int
@@ -38,6 +39,7 @@ class JobTrial:
     directory: Path | None
     point: Point | None = field(default=None, compare=False, repr=False)
     limit: int | None = None
+    parent: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Job:
                         "raws": t.raws,
                         "directory": None if t.directory is None else str(t.directory),
                         "limit": t.limit,
+                        "parent": None if t.parent is None else str(t.parent),
                     }
                     for t in self.trials
                 ],
@@ -90,6 +93,7 @@ class Job:
                 tuple((label, raw) for label, raw in t["raws"]),
                 None if t["directory"] is None else Path(t["directory"]),
                 limit=t["limit"],
+                parent=None if t["parent"] is None else Path(t["parent"]),
             )
             for t in fields["trials"]
         )

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from retiarii.runtime.executor import Device
+from retiarii.runtime.logs import worker_log
 from retiarii.runtime.pool import End, Link, Message, Pool
 from retiarii.runtime.worker import Held, MemorySource, Share, without_interrupts, work
 
@@ -39,6 +41,7 @@ class LocalExecutor(Pool):
         held: a descriptor that workers keep open (the directory's lock), or ``None``.
         gpus: the names of this machine's GPUs that are to be used.
         patience: seconds of silence after which a worker is replaced.
+        logs: where what workers print goes; ``None``: where this process prints.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class LocalExecutor(Pool):
         held: int | None = None,
         gpus: Sequence[str] = (),
         patience: float = PATIENCE_SECONDS,
+        logs: Path | None = None,
     ) -> None:
-        site = _Machine(source, workers, held, gpus, patience)
+        site = _Machine(source, workers, held, gpus, patience, logs)
         super().__init__(site, patience, _START_HINT)
 
 
@@ -63,7 +67,9 @@ class _Machine:
         held: int | None,
         gpus: Sequence[str],
         patience: float,
+        logs: Path | None,
     ) -> None:
+        self._logs = logs
         self._source = source
         self._held = held
         self._context = multiprocessing.get_context("spawn")
@@ -75,7 +81,7 @@ class _Machine:
             lane = index // len(gpus) if gpus else 0
             name = f"cpu:{index}" if gpu is None else f"cuda:{gpu}" + f"/{lane}" * bool(lane)
             devices.append(Device(name, "cpu" if gpu is None else gpus[gpu]))
-            self._shares[name] = Share(threads, gpu, beats=patience / 6)
+            self._shares[name] = Share(threads, gpu, patience / 6, logs)
         self._devices = tuple(devices)
 
     def devices(self) -> tuple[Device, ...]:
@@ -97,7 +103,7 @@ class _Machine:
             raise
         finally:
             theirs.close()
-        return _Process(process, ours)
+        return _Process(process, ours, self._logs)
 
     def wait(self, links: Sequence[Link], timeout: float) -> None:
         # A killed worker is noticed by the end of its pipe; processes that it forked may keep
@@ -109,7 +115,8 @@ class _Machine:
 class _Process:
     """A worker process, and the pipe to it."""
 
-    def __init__(self, process: SpawnProcess, connection: Connection) -> None:
+    def __init__(self, process: SpawnProcess, connection: Connection, logs: Path | None) -> None:
+        self._logs = logs
         self.connection = connection
         self.readable = True
         self._process = process
@@ -132,7 +139,10 @@ class _Process:
         if self._process.is_alive():
             return None
         code = self._process.exitcode or 0
-        return End(_how_it_ended(code), f"pid {self._process.pid}", blamed=code >= 0)
+        where = f"pid {self._process.pid}"
+        if self._logs is not None:
+            where += f", what it printed: {worker_log(self._logs, self._process.pid or 0)}"
+        return End(_how_it_ended(code), where, blamed=code >= 0)
 
     def kill(self) -> None:
         self._process.kill()

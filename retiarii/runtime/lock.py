@@ -11,6 +11,8 @@ from retiarii.errors import StoreError
 
 # How long to wait for workers of a killed search: they hold the lock until they have noticed.
 _ORPHANS_SECONDS = 15.0
+# And for who only looks whether it is held: see `searching`.
+_GLANCE_SECONDS = 0.2
 
 
 class DirectoryLock:
@@ -55,7 +57,7 @@ class DirectoryLock:
             self._fd = -1
 
     def _acquire(self) -> None:
-        deadline = time.monotonic() + _ORPHANS_SECONDS
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +70,9 @@ class DirectoryLock:
                     where=str(self._path),
                     fix="put the directory on a local disk",
                 ) from error
-            if holder is None or _alive(holder) or time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            held = holder is None or _alive(holder)
+            if waited > (_GLANCE_SECONDS if held else _ORPHANS_SECONDS):
                 raise StoreError(
                     "another process is searching in this directory"
                     + (f": pid {holder}" if holder is not None else ""),
@@ -85,6 +89,29 @@ class DirectoryLock:
                 return int(text)
             time.sleep(0.01)
         return None
+
+
+def searching(directory: Path) -> int | None:
+    """The pid of the process that searches in a directory, or ``None``.
+
+    What a killed search has left running, for the moment in which it notices, does not count.
+    """
+    try:
+        fd = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        # Held for less than it takes to see that it is: who wants it looks again.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        pid = int(text) if text.isdecimal() else None
+        return pid if pid is not None and _alive(pid) else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return None
 
 
 def _alive(pid: int) -> bool:

@@ -100,6 +100,7 @@ class Pool:
         self._workers: list[_Worker] = []
         self._waiting: deque[tuple[Job, str | None]] = deque()
         self._stopping: set[int] = set()
+        self._yielded: list[int] = []  # before their job had begun
         self._starts_lost = 0
 
     def devices(self) -> tuple[Device, ...]:
@@ -112,7 +113,9 @@ class Pool:
 
     def poll(self, timeout: float, deliver: Deliver) -> None:
         deadline = time.monotonic() + timeout
-        delivered = False
+        delivered = bool(self._yielded)
+        while self._yielded:
+            deliver(Yielded(self._yielded.pop(0)))
         while not delivered:
             self._hand_out()
             left = max(0.0, deadline - time.monotonic())
@@ -126,6 +129,11 @@ class Pool:
                 return
 
     def leave(self, numbers: Collection[int]) -> None:
+        for waiting in list(self._waiting):
+            trials = [trial.number for trial in waiting[0].trials]
+            if not set(trials).isdisjoint(numbers):
+                self._waiting.remove(waiting)
+                self._yielded += trials
         for worker in self._workers:
             if worker.open.intersection(numbers):
                 worker.link.send({"kind": "leave"})
@@ -238,7 +246,7 @@ class Pool:
             if end.blamed or self._starts_lost >= _MOST_STARTS_LOST:
                 raise RetiariiError(
                     f"a worker process {end.how} while it was starting",
-                    where=f"{end.where}; its own messages are above",
+                    where=end.where,
                     fix=self._hint,
                 )
             if worker.job is not None:

@@ -165,6 +165,14 @@ class Store:
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return default if row is None else json.loads(row[0])
 
+    def metas(self, prefix: str) -> dict[str, Any]:
+        """All facts whose name begins so."""
+        with translated(self._where):
+            found = self._db.execute(
+                "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix)
+            ).fetchall()
+        return {key: json.loads(value) for key, value in found}
+
     def set_meta(self, **facts: Any) -> None:
         """Writes facts about the search."""
         rows = [(key, _dump(value)) for key, value in facts.items()]

@@ -16,18 +16,20 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.errors import RetiariiError
-from retiarii.runtime.executor import Leaving, run_job
+from retiarii.runtime.executor import Around, Leaving, run_job
 from retiarii.runtime.job import Job
+from retiarii.runtime.logs import Output
 from retiarii.runtime.source import FileSource
 from retiarii.search_space import SearchSpace
-from retiarii.training.events import TrialEvent
+from retiarii.training.events import Halted, TrialEvent
 
 if TYPE_CHECKING:
     from retiarii.training.evaluator import Evaluator
@@ -52,11 +54,13 @@ class Share:
         threads: how many CPU threads it computes with.
         gpu: the index of its GPU among those of its machine, or ``None``.
         beats: seconds between two words that it lives.
+        logs: where what it prints goes; ``None``: where the controller prints.
     """
 
     threads: int
     gpu: int | None
     beats: float
+    logs: Path | None = None
 
 
 class Held:
@@ -116,14 +120,28 @@ def work(
     _mask(signal.SIG_UNBLOCK)
     if share.gpu is not None:
         only_gpu(share.gpu)
+    around = _logged(share.logs)
     outbox = _Outbox(connection)
     inbox = Inbox()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     threading.Thread(target=_beat, args=(outbox, share.beats), daemon=True).start()
-    serve(source, share.threads, inbox, outbox)
+    serve(source, share.threads, inbox, outbox, around)
 
 
-def serve(source: FileSource | MemorySource, threads: int, inbox: Inbox, outbox: Outbox) -> None:
+def _logged(folder: Path | None) -> Around:
+    if folder is not None:
+        with suppress(OSError):  # a disk that takes no log may still take what matters
+            return Output(folder).around
+    return nullcontext
+
+
+def serve(
+    source: FileSource | MemorySource,
+    threads: int,
+    inbox: Inbox,
+    outbox: Outbox,
+    around: Around = nullcontext,
+) -> None:
     """Evaluates what comes in, until told to leave; the same on every executor.
 
     Args:
@@ -131,6 +149,7 @@ def serve(source: FileSource | MemorySource, threads: int, inbox: Inbox, outbox:
         threads: how many CPU threads to compute with.
         inbox: what the controller sends.
         outbox: what it is told.
+        around: a context for the evaluation of trials.
     """
     try:
         space, evaluator = _load(source, threads)
@@ -141,7 +160,8 @@ def serve(source: FileSource | MemorySource, threads: int, inbox: Inbox, outbox:
     while (job := inbox.next()) is not None:
         # Who is asked to leave delivers nothing: "done" says that the rest is open.
         with suppress(Leaving):
-            run_job(job, space, evaluator, _ToController(inbox, outbox, job.asks))
+            inbox.check()
+            run_job(job, space, evaluator, _ToController(inbox, outbox, job.asks), around)
         outbox.send("done")
 
 
@@ -240,9 +260,13 @@ class Inbox:
         Raises:
             Leaving: the job was asked to give the device back.
         """
+        self.check()
+        return number in self._stopping
+
+    def check(self) -> None:
+        """Raises `Leaving` if the job was asked to give the device back."""
         if self._leave.is_set():
             raise Leaving
-        return number in self._stopping
 
     def answer(self) -> bool:
         """The controller's word on whether to stop."""
@@ -276,6 +300,8 @@ class _ToController:
 
     def send(self, event: TrialEvent) -> None:
         self.outbox.send("event", event=event.to_json())
+        if isinstance(event, Halted):
+            raise Leaving
 
     def stop_requested(self, number: int) -> bool:
         stop = self.inbox.stop_requested(number)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
-from retiarii.errors import RetiariiError, SchedulerError, nearest
+from retiarii.errors import SchedulerError
+from retiarii.plugins import Family
 from retiarii.schedulers.base import Scheduler
 from retiarii.strategies.base import Strategy
 from retiarii.strategies.registry import STRATEGIES
@@ -25,50 +23,24 @@ SCHEDULERS: Mapping[str, str] = MappingProxyType(
 )
 
 
+_FAMILY = Family(
+    "scheduler", Scheduler, SchedulerError, SCHEDULERS, "retiarii.schedulers", "asha,eta=4"
+)
+
+
 def make_scheduler(spec: str | Scheduler) -> Scheduler:
     """The scheduler that ``spec`` says.
 
     Args:
-        spec: a name (`SCHEDULERS`) or ``"module:Class"``, options after it
-            (``"asha,eta=4,grace=2"``); or a scheduler that is made already.
+        spec: a name (`SCHEDULERS`, or an entry point of the group ``retiarii.schedulers``) or
+            ``"module:Class"``, options after it (``"asha,eta=4,grace=2"``); or a scheduler that
+            is made already.
 
     Raises:
-        SchedulerError: no such name, module or class; an unknown option or a value out of range.
+        SchedulerError: no such name, module or class; an entry point that does not load; an
+            unknown option or a value out of range.
     """
-    if isinstance(spec, Scheduler):
-        return spec
-    if not isinstance(spec, str):
-        raise SchedulerError(
-            f"{spec!r} is not a scheduler",
-            fix=f"give one of {', '.join(SCHEDULERS)}, module:Class, or an instance",
-        )
-    name, *parts = (part.strip() for part in spec.split(","))
-    options = dict(_option(part, spec) for part in parts)
-    place = SCHEDULERS.get(name, name)
-    if ":" not in place:
-        raise SchedulerError(
-            f"there is no scheduler {name!r}",
-            fix=f"nearest: {nearest(name, list(SCHEDULERS))}; or module:Class for your own",
-        )
-    kind = _load(place)
-    parameters = inspect.signature(kind).parameters
-    for option in options:
-        if option not in parameters:
-            raise SchedulerError(
-                f"scheduler {name!r} has no option {option!r}",
-                where=spec,
-                fix=f"nearest: {nearest(option, list(parameters))}"
-                if parameters
-                else "it takes no options",
-            )
-    try:
-        return kind(**options)
-    except RetiariiError:
-        raise
-    except Exception as error:
-        raise SchedulerError(
-            f"{kind.__name__}() failed: {type(error).__name__}: {error}", where=place
-        ) from error
+    return _FAMILY.make(spec, {})
 
 
 def check_strategy(
@@ -89,6 +61,7 @@ def check_strategy(
             fix="use hyperband, with any strategy",
         )
     asked = strategy.name if isinstance(strategy, Strategy) else strategy
+    asked = asked if asked is None else asked.partition(",")[0].strip()
     if asked not in (None, own):
         raise SchedulerError(
             f"{scheduler.name} proposes by the strategy {own!r}, not by {asked!r}",
@@ -96,37 +69,3 @@ def check_strategy(
             fix=f"leave the strategy out; or use hyperband with {asked}",
         )
     return own if strategy is None else strategy
-
-
-def _option(part: str, spec: str) -> tuple[str, Any]:
-    name, equals, text = part.partition("=")
-    if equals:
-        for kind in (int, float):
-            try:
-                return name.strip(), kind(text)
-            except ValueError:
-                continue
-    raise SchedulerError(
-        f"{part!r} is not an option with a number", where=spec, fix="write it so: asha,eta=4"
-    )
-
-
-def _load(place: str) -> type[Scheduler]:
-    module_name, _, class_name = place.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
-        raise SchedulerError(
-            f"the module {module_name!r} of scheduler {place!r} cannot be imported: "
-            f"{type(error).__name__}: {error}",
-            where=place,
-            fix="check its name, and that it is installed or beside the space file",
-        ) from error
-    kind = getattr(module, class_name, None)
-    if not inspect.isclass(kind) or not issubclass(kind, Scheduler):
-        raise SchedulerError(
-            f"{module_name!r} has no scheduler class {class_name!r}",
-            where=place,
-            fix="write a subclass of retiarii.schedulers.Scheduler there",
-        )
-    return kind

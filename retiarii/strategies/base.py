@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from retiarii.errors import InfeasibleError, StrategyError
 from retiarii.mutators.choice import Chooser, Domain, Raw
@@ -12,6 +13,28 @@ from retiarii.strategies.tried import Step, Tried
 
 if TYPE_CHECKING:
     from retiarii.search_space import Point, SearchSpace
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a strategy may know of how trials are trained.
+
+    Attributes:
+        cohort: how many trials are proposed together.
+        workers: how many cohorts are under way at once.
+        longest: the most epochs of a trial; ``None`` where the evaluator does not say.
+        changes: the hyper-parameters that may differ where a trial goes on from another one's
+            weights; ``None``: it cannot.
+        scheduler: the name of what stops trials early, if anything does.
+    """
+
+    cohort: int
+    workers: int = 1
+    longest: int | None = None
+    changes: frozenset[str] | None = None
+    scheduler: str | None = None
 
 
 class Strategy(ABC):
@@ -25,12 +48,25 @@ class Strategy(ABC):
     """
 
     name: ClassVar[str] = "custom"
+    #: Whether it takes the value of each objective (`tell_all`) in the place of one score.
+    several: ClassVar[bool] = False
+    #: Whether its points say which trial they go on from, and how far (`Point.stage`).
+    staged: ClassVar[bool] = False
 
     space: SearchSpace
     seed: int
+    #: How many objectives the search has; set before `begin`, where ``several`` is true.
+    objectives: int = 1
+
+    def prepare(self, training: Training) -> None:  # noqa: B027 - few need to know
+        """What is known of how trials are trained; called before `begin`, if at all.
+
+        Raises:
+            StrategyError: this strategy cannot work with it.
+        """
 
     def begin(self, space: SearchSpace, seed: int) -> None:
-        """Starts a search; called once, before anything else.
+        """Starts a search; called once, before it asks anything.
 
         Raises:
             StrategyError: this strategy cannot search this space.
@@ -54,9 +90,42 @@ class Strategy(ABC):
         Results come in order of trial number, some trials after they were asked for.
         """
 
+    def tell_all(self, number: int, values: tuple[float, ...] | None) -> None:
+        """As `tell`, with the value of each objective: more is better.
+
+        Called in the place of `tell` where a search has several objectives and ``several`` is true.
+        """
+        raise NotImplementedError
+
+    def rescore(self, scores: Mapping[int, float]) -> None:  # noqa: B027 - as `tell`
+        """The scores of all trials told so far, anew; called before `ask`.
+
+        In a search of several objectives the score of a trial says how it stands among the others,
+        and changes when others are told. A strategy that keeps scores replaces them.
+        """
+
+    def adopt(self, number: int, point: Point) -> bool:  # noqa: ARG002
+        """Trial ``number`` is ``point``, which this strategy did not propose.
+
+        The user asked for it, or an earlier search had it. `ask` is not called for that number.
+
+        Returns:
+            Whether `tell` is to be called with its result, as for a point that `ask` gave.
+        """
+        return False
+
+    @property
+    def listens(self) -> bool:
+        """Whether `report` does anything."""
+        return type(self).report is not Strategy.report
+
     def report(self, number: int, step: int, score: float) -> bool:  # noqa: ARG002
         """A score on the way (higher is better); whether to stop the trial early."""
         return False
+
+    def released(self) -> Collection[int]:
+        """Trials, told before, that no later point will go on from; asked after each `tell`."""
+        return ()
 
     def describe(self) -> dict[str, Any]:
         """The name and the options, JSON-able: part of a search's identity."""
@@ -84,6 +153,28 @@ def trace(space: SearchSpace, chooser: Chooser) -> Trace:
     except InfeasibleError:
         return Trace(tuple(steps), None)
     return Trace(tuple(steps), point)
+
+
+def steps_of(point: Point) -> tuple[Step, ...]:
+    """What was asked on the way to ``point``, and the answers."""
+    return tuple(Step(made.label, made.domain, made.raw) for made in point.decisions)
+
+
+class Asked(dict[int, T]):
+    """What a strategy keeps of the trials that it was asked for and not told of."""
+
+    def take(self, number: int) -> T:
+        """What was kept of a trial that is told now.
+
+        Raises:
+            StrategyError: it was never asked for, or is told a second time.
+        """
+        if number not in self:
+            raise StrategyError(
+                f"trial {number} was told a result, and is not waiting for one",
+                fix="tell each trial once, after it was asked for",
+            )
+        return self.pop(number)
 
 
 class TryingStrategy(Strategy):
@@ -146,6 +237,11 @@ class TryingStrategy(Strategy):
         if self.tried.exhausted:
             return None
         raise barren(self.patience)
+
+    def adopt(self, number: int, point: Point) -> bool:  # noqa: ARG002
+        self.tried.add(steps_of(point))
+        self.note(point)
+        return False
 
     def passed_over(self, found: Trace) -> None:
         """Called for each proposal that was infeasible, or a twin; for those that learn of it."""

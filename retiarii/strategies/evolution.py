@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from retiarii.errors import StrategyError
 from retiarii.mutators.choice import Chooser
 from retiarii.seeding import derive
-from retiarii.strategies.base import TryingStrategy, whole, within
+from retiarii.strategies.base import Asked, TryingStrategy, steps_of, whole, within
 from retiarii.strategies.heirs import Heir, genes_of, mixed, mutate
 from retiarii.strategies.tried import Step, Unexplored
 
@@ -26,12 +27,13 @@ class _Member(NamedTuple):
 
     steps: tuple[Step, ...]
     score: float
+    number: int
 
 
 class Evolution(TryingStrategy):
     """Ageing evolution: the best of a few drawn from the newest has a child; the oldest leaves.
 
-    It begins with ``population`` random points. A child takes its parent's decisions and changes
+    It begins with ``initial`` random points. A child takes its parent's decisions and changes
     one of them; decisions that the change makes disappear are dropped, and those that appear are
     drawn. With a probability, a second parent's decisions are mixed in first. Numbers move by a
     Gaussian step. Nothing is proposed twice: when ``attempts`` children in a row are known, a
@@ -39,6 +41,7 @@ class Evolution(TryingStrategy):
 
     Args:
         population: how many scored points live at once.
+        initial: random points to begin with; the paper has as many as the population.
         sample: how many of them compete to be the parent.
         crossover: probability of a second parent.
         step: standard deviation of a numeric change, as a part of the (log) range.
@@ -55,7 +58,8 @@ class Evolution(TryingStrategy):
         self,
         *,
         population: int = 30,
-        sample: int = 20,
+        initial: int = 15,
+        sample: int = 25,
         crossover: float = 0.25,
         step: float = 0.15,
         attempts: int = 64,
@@ -63,6 +67,7 @@ class Evolution(TryingStrategy):
     ) -> None:
         super().__init__(patience=patience)
         self.population = whole("population", population, 1)
+        self.initial = whole("initial", initial, 1)
         self.sample = whole("sample", sample, 1)
         self.crossover = within("crossover", crossover, 0.0, 1.0)
         self.step = within("step", step, 1e-6, 1.0)
@@ -77,12 +82,12 @@ class Evolution(TryingStrategy):
     def begin(self, space: SearchSpace, seed: int) -> None:
         super().begin(space, seed)
         self._living: deque[_Member] = deque()
-        self._waiting: dict[int, tuple[Step, ...]] = {}
+        self._waiting: Asked[tuple[Step, ...]] = Asked()
         self._batch = 0  # how many results were outstanding at most
 
     def ask(self, number: int) -> Point | None:
         rng = Random(derive(self.seed, "evolution", number))
-        young = number < self.population or not self._living
+        young = number < self.initial or not self._living
         found = self.propose(
             lambda: Unexplored(self.tried, rng) if young else self._child(rng),
         )
@@ -92,21 +97,26 @@ class Evolution(TryingStrategy):
         self._batch = max(self._batch, len(self._waiting))
         return found.point
 
+    def adopt(self, number: int, point: Point) -> bool:
+        super().adopt(number, point)
+        self._waiting[number] = steps_of(point)
+        self._batch = max(self._batch, len(self._waiting))
+        return True
+
     def tell(self, number: int, score: float | None) -> None:
-        if number not in self._waiting:
-            raise StrategyError(
-                f"trial {number} was told a result, and is not waiting for one",
-                fix="tell each trial once, after it was asked for",
-            )
-        steps = self._waiting.pop(number)
+        steps = self._waiting.take(number)
         if score is not None and math.isfinite(score):
-            self._living.append(_Member(steps, score))
+            self._living.append(_Member(steps, score, number))
         # A batch larger than the population would push out its own first half unseen.
         while len(self._living) > max(self.population, self._batch):
             self._living.popleft()
 
+    def rescore(self, scores: Mapping[int, float]) -> None:
+        known = (m._replace(score=scores.get(m.number, m.score)) for m in self._living)
+        self._living = deque(known)
+
     def describe(self) -> dict[str, Any]:
-        options = ("population", "sample", "crossover", "step", "attempts", "patience")
+        options = ("population", "initial", "sample", "crossover", "step", "attempts", "patience")
         return {"name": self.name} | {option: getattr(self, option) for option in options}
 
     def _child(self, rng: Random) -> Chooser:

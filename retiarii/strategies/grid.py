@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from retiarii.errors import SpaceError, StrategyError
 from retiarii.mutators.choice import Domain, Raw
-from retiarii.strategies.base import Strategy, Trace, barren, trace, whole
+from retiarii.strategies.base import Strategy, Trace, barren, steps_of, trace, whole
 from retiarii.strategies.sampling import first, last, size
 from retiarii.strategies.tried import Step
 
@@ -38,19 +38,27 @@ class GridSearch(Strategy):
         self.infeasible = 0
         # The decisions that the next sequence begins with; None when there is no next one.
         self._ahead: tuple[Step, ...] | None = ()
+        self._adopted: set[tuple[Step, ...]] = set()
 
     def ask(self, number: int) -> Point | None:  # noqa: ARG002 - the order says it all
-        for _ in range(self.patience):
+        infeasible = 0
+        while infeasible < self.patience:
             if self._ahead is None:
                 return None
             found = self._next(self._ahead)
             self._ahead = _turn(found.steps)
-            if found.point is not None:
+            if found.point is None:
+                self.infeasible += 1
+                infeasible += 1
+            elif found.steps not in self._adopted:
                 return found.point
-            self.infeasible += 1
         if self._ahead is None:
             return None
         raise barren(self.patience)
+
+    def adopt(self, number: int, point: Point) -> bool:  # noqa: ARG002
+        self._adopted.add(steps_of(point))
+        return False
 
     def _next(self, ahead: tuple[Step, ...]) -> Trace:
         asked = 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import insort_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from retiarii.errors import StrategyError
 from retiarii.mutators.choice import Categorical, Chooser, Domain, Integer, Raw
 from retiarii.seeding import derive
-from retiarii.strategies.base import TryingStrategy, whole
+from retiarii.strategies.base import Asked, TryingStrategy, steps_of, whole
 from retiarii.strategies.heirs import Heir, genes_of
 from retiarii.strategies.sampling import from_unit, size, to_unit
 from retiarii.strategies.tried import Step, Unexplored
@@ -29,6 +29,7 @@ class _Place:
 
     steps: tuple[Step, ...]
     score: float
+    number: int
     moves: list[Step] | None = None
 
 
@@ -71,7 +72,7 @@ class LocalSearch(TryingStrategy):
     def begin(self, space: SearchSpace, seed: int) -> None:
         super().begin(space, seed)
         self._climb = _Climb()
-        self._asked: dict[int, tuple[Step, ...]] = {}
+        self._asked: Asked[tuple[Step, ...]] = Asked()
 
     def ask(self, number: int) -> Point | None:
         rng = Random(derive(self.seed, "local", number))
@@ -81,18 +82,24 @@ class LocalSearch(TryingStrategy):
         self._asked[number] = found.steps
         return found.point
 
+    def adopt(self, number: int, point: Point) -> bool:
+        super().adopt(number, point)
+        self._asked[number] = steps_of(point)
+        self._climb.starts += 1
+        return True
+
     def tell(self, number: int, score: float | None) -> None:
-        if number not in self._asked:
-            raise StrategyError(
-                f"trial {number} was told a result, and is not waiting for one",
-                fix="tell each trial once, after it was asked for",
-            )
-        steps = self._asked.pop(number)
+        steps = self._asked.take(number)
         if score is None or not math.isfinite(score):
             return
         # Among equals the newest comes first: a plateau is walked along, and not circled.
-        place = _Place(steps, score)
+        place = _Place(steps, score, number)
         insort_left(self._climb.places, place, key=lambda known: -known.score)
+
+    def rescore(self, scores: Mapping[int, float]) -> None:
+        for place in self._climb.places:
+            place.score = scores.get(place.number, place.score)
+        self._climb.places.sort(key=lambda place: -place.score)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "starts": self.starts, "patience": self.patience}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from retiarii.errors import StrategyError
 from retiarii.mutators.choice import Chooser, Domain, Raw
 from retiarii.seeding import derive
-from retiarii.strategies.base import Trace, TryingStrategy, whole
+from retiarii.strategies.base import Asked, Trace, Training, TryingStrategy, steps_of, whole
+from retiarii.strategies.budgets import Budgets
 from retiarii.strategies.heirs import genes_of, mutate
 from retiarii.strategies.tried import Step, Unexplored
 
@@ -37,6 +38,7 @@ class _Asked(NamedTuple):
 
     inside: int  # its number in the study
     key: str
+    steps: tuple[Step, ...]
 
 
 class OptunaStrategy(TryingStrategy):
@@ -47,7 +49,10 @@ class OptunaStrategy(TryingStrategy):
     told with the score it has. The study is in memory, and sees the ``best`` and the ``recent``
     results alone, so that a proposal costs as much late in a search as early.
 
-    A search has one score for now: `_values` is where several would come in.
+    A sampler that can do with several objectives (``several``) is told the value of each; what is
+    best then are the trials that the fewest others dominate.
+
+    Where a scheduler stops trials early, the study holds the scores at one budget: see `Budgets`.
 
     Args:
         best: how many of the best results the sampler sees.
@@ -60,26 +65,40 @@ class OptunaStrategy(TryingStrategy):
 
     #: Libraries that the sampler needs: module -> what to install.
     NEEDS: ClassVar[dict[str, str]] = {}
+    #: Whether the sampler learns only from trials that it has put into a generation.
+    GENERATIONS: ClassVar[bool] = False
 
     def __init__(self, *, best: int, recent: int, patience: int) -> None:
         super().__init__(patience=patience)
         self.best = whole("best", best, 1)
         self.recent = whole("recent", recent, 1)
         _check_installed(self.name, {"optuna": _OPTUNA} | self.NEEDS)
+        self._scheduled = False
+
+    def prepare(self, training: Training) -> None:
+        self._scheduled = training.scheduler is not None
+
+    @property
+    def listens(self) -> bool:
+        return self._scheduled
+
+    def report(self, number: int, step: int, score: float) -> bool:
+        # Not looked at before the trial is told: when a report comes is a matter of chance.
+        if self._budgets is not None:
+            self._budgets.note(number, step, score)
+        return False
 
     @abstractmethod
     def sampler(self, seed: int) -> BaseSampler:
         """The sampler, made anew for each search."""
 
     def begin(self, space: SearchSpace, seed: int) -> None:
-        from retiarii.strategies.optuna_study import Study
-
         super().begin(space, seed)
-        # numpy's seeds have 32 bits
-        own = derive(seed, self.name) % 2**32
-        self._study: Study = Study(lambda: self.sampler(own), self.best, self.recent)
-        self._asked: dict[int, _Asked] = {}
-        self._scores: dict[str, float] = {}
+        one = self._scheduled and self.objectives == 1
+        self._budgets: Budgets | None = Budgets() if one else None
+        self._study = self._new_study()
+        self._asked: Asked[_Asked] = Asked()
+        self._known: dict[str, tuple[float, ...]] = {}
 
     def ask(self, number: int) -> Point | None:
         rng = Random(derive(self.seed, self.name, number))
@@ -100,27 +119,65 @@ class OptunaStrategy(TryingStrategy):
             self._study.drop(inside)
             return None
         self._study.decide(inside, found.steps)
-        self._asked[number] = _Asked(inside, found.point.key())
+        self._asked[number] = _Asked(inside, found.point.key(), found.steps)
         return found.point
 
+    def adopt(self, number: int, point: Point) -> bool:
+        super().adopt(number, point)
+        steps = steps_of(point)
+        inside = self._study.adopt(steps, counted=self.GENERATIONS)
+        self._asked[number] = _Asked(inside, point.key(), steps)
+        return True
+
     def tell(self, number: int, score: float | None) -> None:
-        if number not in self._asked:
-            raise StrategyError(
-                f"trial {number} was told a result, and is not waiting for one",
-                fix="tell each trial once, after it was asked for",
-            )
-        inside, key = self._asked.pop(number)
-        self._study.tell(inside, _values(score))
-        if score is not None and math.isfinite(score):
-            self._scores[key] = score
+        self.tell_all(number, None if score is None else (score,))
+
+    def tell_all(self, number: int, values: tuple[float, ...] | None) -> None:
+        asked = self._asked.take(number)
+        finite = values if values is not None and all(map(math.isfinite, values)) else None
+        if self._budgets is None:
+            self._study.tell(asked.inside, finite)
+        else:
+            finite = self._told_at_budget(self._budgets, number, asked, finite)
+        if finite is not None:
+            self._known[asked.key] = finite
+
+    def _told_at_budget(
+        self, budgets: Budgets, number: int, asked: _Asked, values: tuple[float, ...] | None
+    ) -> tuple[float, ...] | None:
+        """Tells the study what a trial had scored at the budget; what was told, if anything."""
+        moved = budgets.tell(number, asked.steps, None if values is None else values[0])
+        value = budgets.value(number)
+        told = None if value is None else (value,)
+        if moved:
+            self._study = self._new_study(budgets.level)
+            for steps, known in budgets.results():
+                self._study.add(steps, None if known is None else (known,))
+            for waiting, other in self._asked.items():
+                self._asked[waiting] = other._replace(inside=self._study.adopt(other.steps))
+            self._known.clear()
+        elif told is None and not budgets.failed(number):
+            self._study.drop(asked.inside)
+        else:
+            self._study.tell(asked.inside, told)
+        return told
+
+    def _new_study(self, *level: int) -> Study:
+        from retiarii.strategies.optuna_study import Study
+
+        # numpy's seeds have 32 bits
+        own = derive(self.seed, self.name, *level) % 2**32
+        return Study(lambda: self.sampler(own), self.best, self.recent, self.objectives)
 
     def passed_over(self, found: Trace) -> None:
         if found.point is None:
             self._study.add(found.steps, None)
+            if self._budgets is not None:
+                self._budgets.infeasible(found.steps)
             return
-        score = self._scores.get(found.point.key())
-        if score is not None:  # a twin of a proposal that has no result yet teaches nothing
-            self._study.add(found.steps, _values(score))
+        values = self._known.get(found.point.key())
+        if values is not None:  # a twin of a proposal that has no result yet teaches nothing
+            self._study.add(found.steps, values)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name} | {option: getattr(self, option) for option in self._options()}
@@ -186,11 +243,6 @@ class _Changed:
         if gene is not None and gene.domain == domain:
             return gene.raw
         return self._chooser(label, domain)
-
-
-def _values(score: float | None) -> tuple[float, ...] | None:
-    """The value of each objective; ``None`` for a trial that failed."""
-    return (score,) if score is not None and math.isfinite(score) else None
 
 
 def _check_installed(name: str, needs: Mapping[str, str]) -> None:

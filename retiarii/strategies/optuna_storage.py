@@ -18,6 +18,8 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from retiarii.objectives.standing import Standing
+
 _STUDY = 0
 _NAME = "retiarii"
 # Samplers look at the order of trials, never at the time.
@@ -190,8 +192,18 @@ class WindowStorage(BaseStorage):
     def _forgotten(self, ended: list[int]) -> list[int]:
         """The numbers of those that are neither among the best nor among the newest."""
         scored = [n for n in ended if self._shown[n].state is TrialState.COMPLETE]
-        sign = -1.0 if self._highest else 1.0
-        scored.sort(key=lambda n: (sign * self._shown[n].values[0], n))
-        best = set(scored[: self._best])
+        best = set(self._ranked(scored)[: self._best])
         others = sorted(n for n in ended if n not in best)
         return others[: len(others) - self._recent]
+
+    def _ranked(self, scored: list[int]) -> list[int]:
+        """The numbers of trials, the best first."""
+        sign = 1.0 if self._highest else -1.0
+        values = {n: tuple(sign * v for v in self._shown[n].values) for n in scored}
+        if len(self._directions) < 2:
+            return sorted(scored, key=lambda n: (-values[n][0], n))
+        standing = Standing()
+        for number in scored:
+            standing.add(number, values[number])
+        scores = standing.scores()
+        return sorted(scored, key=lambda n: (-scores[n], n))

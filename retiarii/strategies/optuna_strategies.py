@@ -31,6 +31,7 @@ class TPE(OptunaStrategy):
     """
 
     name: ClassVar[str] = "tpe"
+    several: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -169,6 +170,8 @@ class NSGA2(OptunaStrategy):
     """
 
     name: ClassVar[str] = "nsga2"
+    GENERATIONS: ClassVar[bool] = True
+    several: ClassVar[bool] = True
 
     def __init__(
         self,

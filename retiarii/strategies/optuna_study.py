@@ -30,16 +30,19 @@ class Study:
         sampler: makes the sampler.
         best: how many of the best results the sampler sees.
         recent: how many of the newest it sees beside them.
+        objectives: how many values a result has.
     """
 
     #: No trial's number.
     NONE = -1
 
-    def __init__(self, sampler: Callable[[], BaseSampler], best: int, recent: int) -> None:
+    def __init__(
+        self, sampler: Callable[[], BaseSampler], best: int, recent: int, objectives: int = 1
+    ) -> None:
         self._storage = WindowStorage(best, recent)
         with quiet():
             self._study = optuna.create_study(
-                storage=self._storage, sampler=sampler(), direction="maximize"
+                storage=self._storage, sampler=sampler(), directions=["maximize"] * objectives
             )
         self._known: dict[tuple[str, Domain], tuple[str, BaseDistribution]] = {}
 
@@ -69,9 +72,17 @@ class Study:
 
     def add(self, steps: Sequence[Step], values: Sequence[float] | None) -> None:
         """Notes a point that Optuna was not asked for, with its result as in `tell`."""
-        number = self._storage.create_new_trial(0)
+        self.tell(self.adopt(steps), values)
+
+    def adopt(self, steps: Sequence[Step], *, counted: bool = False) -> int:
+        """Begins a trial whose decisions Optuna was not asked for.
+
+        Args:
+            counted: have the sampler count it as one of its own: of a generation, say.
+        """
+        number = self.ask().number if counted else self._storage.create_new_trial(0)
         self.decide(number, steps)
-        self.tell(number, values)
+        return number
 
     def kind(self, label: str, domain: Domain) -> tuple[str, BaseDistribution]:
         """The name and the distribution that a decision has in the study.

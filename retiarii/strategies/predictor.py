@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from retiarii.errors import StrategyError
 from retiarii.seeding import derive
-from retiarii.strategies.base import Trace, TryingStrategy, trace, whole
+from retiarii.strategies.base import Asked, Trace, TryingStrategy, steps_of, trace, whole
 from retiarii.strategies.features import (
     Array,
     Columns,
@@ -45,6 +45,7 @@ class _Scored(NamedTuple):
     steps: tuple[Step, ...]
     rows: tuple[Array, ...]
     score: float
+    number: int
 
 
 class Predictor(TryingStrategy):
@@ -93,7 +94,7 @@ class Predictor(TryingStrategy):
         super().begin(space, seed)
         self._columns = (Columns(), Columns())
         self._scored: list[_Scored] = []
-        self._asked: dict[int, _Seen] = {}
+        self._asked: Asked[_Seen] = Asked()
         self._kept: list[_Seen] = []
         self._shelf: list[tuple[Step, ...]] = []  # what was replayed, and no longer compared
         self._coarse, self._fine = Surrogate(), Surrogate()
@@ -110,15 +111,19 @@ class Predictor(TryingStrategy):
         self._asked[number] = found
         return found.trace.point
 
+    def adopt(self, number: int, point: Point) -> bool:
+        super().adopt(number, point)
+        self._asked[number] = self._seen(Trace(steps_of(point), point))
+        return True
+
     def tell(self, number: int, score: float | None) -> None:
-        if number not in self._asked:
-            raise StrategyError(
-                f"trial {number} was told a result, and is not waiting for one",
-                fix="tell each trial once, after it was asked for",
-            )
-        seen = self._asked.pop(number)
+        seen = self._asked.take(number)
         if score is not None and math.isfinite(score):
-            self._scored.append(_Scored(seen.trace.steps, seen.rows, score))
+            self._scored.append(_Scored(seen.trace.steps, seen.rows, score, number))
+
+    def rescore(self, scores: Mapping[int, float]) -> None:
+        self._scored = [s._replace(score=scores.get(s.number, s.score)) for s in self._scored]
+        self._fitted = 0
 
     def describe(self) -> dict[str, Any]:
         options = ("initial", "pool", "looks", "memory", "patience")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from retiarii.errors import StrategyError
 from retiarii.mutators.choice import Domain, Raw
 from retiarii.seeding import derive
-from retiarii.strategies.base import TryingStrategy, whole, within
+from retiarii.strategies.base import Asked, TryingStrategy, steps_of, whole, within
 from retiarii.strategies.controller import Controller, answer_of, answers, drawn, raw_of
 from retiarii.strategies.sampling import sample_open, size
 from retiarii.strategies.tried import Cursor, Step, Tried
@@ -75,7 +75,7 @@ class Reinforce(TryingStrategy):
     def begin(self, space: SearchSpace, seed: int) -> None:
         super().begin(space, seed)
         self._controller = Controller()
-        self._asked: dict[int, tuple[Step, ...]] = {}
+        self._asked: Asked[tuple[Step, ...]] = Asked()
         self._best: list[_Elite] = []
         self._mean = self._spread = self._weight = 0.0
 
@@ -87,13 +87,13 @@ class Reinforce(TryingStrategy):
         self._asked[number] = found.steps
         return found.point
 
+    def adopt(self, number: int, point: Point) -> bool:
+        super().adopt(number, point)
+        self._asked[number] = steps_of(point)
+        return True
+
     def tell(self, number: int, score: float | None) -> None:
-        if number not in self._asked:
-            raise StrategyError(
-                f"trial {number} was told a result, and is not waiting for one",
-                fix="tell each trial once, after it was asked for",
-            )
-        steps = self._asked.pop(number)
+        steps = self._asked.take(number)
         if score is None or not math.isfinite(score):
             return
         reward = self._reward(score)
@@ -104,6 +104,10 @@ class Reinforce(TryingStrategy):
         for elite in self._best:
             share = self.rate / len(self._best)
             self._controller.learn(elite.steps, share, 0.0)
+
+    def rescore(self, scores: Mapping[int, float]) -> None:
+        self._best = [e._replace(score=scores.get(e.number, e.score)) for e in self._best]
+        self._best.sort(key=lambda elite: (-elite.score, elite.number))
 
     def describe(self) -> dict[str, Any]:
         options = ("rate", "entropy", "baseline", "elites", "patience")

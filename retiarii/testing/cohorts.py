@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retiarii.training.cohort.trainer import CohortTrainer, Part
+from retiarii.training.cohort.part import Part
+from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.events import Failed, Finished, Noted, Reported, TrialEvent
 from retiarii.training.loop import EpochTrainer
 from retiarii.training.supervised import Supervised
@@ -94,10 +95,13 @@ def check_state(cohort: CohortTrainer, index: int, alone: EpochTrainer, within: 
 
 
 def check_cohort(
-    evaluator: Supervised, trials: Sequence[Trial], within: float = 1e-9
+    evaluator: Supervised, trials: Sequence[Trial], within: float = 1e-9, **options: Any
 ) -> CohortTrainer:
-    """Trains all epochs, and compares after each; all trials have as many."""
-    cohort = CohortTrainer(parts_of(evaluator, trials), evaluator.task)
+    """Trains all epochs, and compares after each; all trials have as many.
+
+    ``options`` are the `CohortTrainer`'s.
+    """
+    cohort = CohortTrainer(parts_of(evaluator, trials), evaluator.task, **options)
     alone = [evaluator.trainer(trial) for trial in trials]
     while not alone[0].done:
         results = cohort.advance()

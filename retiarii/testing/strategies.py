@@ -26,6 +26,7 @@ from retiarii.mutators.choice import (
     uniform,
 )
 from retiarii.seeding import derive
+from retiarii.stage import Stage
 from retiarii.strategies.base import Strategy
 
 if TYPE_CHECKING:
@@ -42,10 +43,14 @@ class ToyPoint:
     decisions: tuple[Decision, ...]
     candidate: None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    stage: Stage | None = None
 
     @property
     def raws(self) -> Raws:
-        return tuple((d.label, d.raw) for d in self.decisions)
+        """The decisions; and the stage, where there is one, which makes a point another one."""
+        stage = () if self.stage is None else tuple(self.stage._asdict().items())
+        told = tuple((label, -1 if part is None else part) for label, part in stage)
+        return (*((d.label, d.raw) for d in self.decisions), *told)
 
     def key(self) -> str:
         return repr(self.raws)
@@ -361,6 +366,23 @@ class StrategyConformance:
             assert talking.step()
             assert isinstance(talking.strategy.report(number, 0, 0.5), bool)
         assert quiet.proposed == talking.proposed
+
+    def test_scores_may_change(self, make_strategy: MakeStrategy) -> None:
+        """With several objectives trials are scored anew as others are told, before each `ask`."""
+
+        def run(trials: int) -> list[Raws]:
+            session = Session(make_strategy(), wide, score=flaky, cohort=4)
+            for _ in range(trials):
+                told = len(session.proposed) // 4 * 4
+                scores = {n: flaky(n, session.proposed[n]) for n in range(max(0, told - 4))}
+                known = {n: -s / (told + 1) for n, s in scores.items() if s is not None}
+                session.strategy.rescore(known)
+                assert session.step()
+            return session.proposed
+
+        proposed = run(60)
+        assert len(set(proposed)) == 60
+        assert run(60) == proposed
 
     def test_describes_itself(self, make_strategy: MakeStrategy) -> None:
         described = make_strategy().describe()

@@ -110,7 +110,7 @@ def _check_model(
 ) -> None:
     dtype = float_dtype(model)
     loss = given.on(device, dtype)
-    batch = _first_batch(source, device, dtype)
+    batch = first_batch(source, device, dtype)
     outputs = _attempt(
         lambda: caller(model, batch.inputs)(batch.inputs),
         f"the model cannot run on a batch of {source.name} ({_shapes(batch.inputs)})",
@@ -133,11 +133,18 @@ def _check_model(
         meter.update(outputs, batch.targets)
 
 
-def _first_batch(source: Source, device: torch.device, dtype: torch.dtype | None) -> Batch:
-    plan = source.sampling.plan(_BATCH, None, training=False)
-    size = plan.sizes[0]
+def first_batch(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    most: int | None = None,
+    seed: int | None = None,
+) -> Batch:
+    """The first samples of a source, at most ``most``, in an order by ``seed`` or as they are."""
+    plan = source.sampling.plan(most or _BATCH, seed, training=False)
+    size = min(most or plan.sizes[0], plan.sizes[0])
     first = Plan(None if plan.order is None else plan.order[:size], (size,))
-    return next(iter(source.read(first, device, dtype)))
+    return next(iter(source.read(first, device, dtype, seed or 0)))
 
 
 def _attempt(what: Callable[[], Any], cause: str, argument: str, fix: str) -> Any:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from retiarii.errors import FileError, TrialError
+from retiarii.errors import DiskError, FileError
 
 WEIGHTS = "weights.safetensors"
 FINISHED = "finished.json"
@@ -43,15 +43,18 @@ class Checkpoints:
 
     A checkpoint is a pair of files, ``checkpoint-00003.safetensors`` and ``.json``. The JSON is
     written last and holds both checksums, so that a pair that is there and fits is whole. One that
-    is not (cut short, of another search) is passed over for the one before it.
+    is not (cut short, of another search) is passed over for the one before it. So they need not be
+    on the disk at once, which would take longer than a short epoch: where the machine itself fails,
+    the last may be trained again.
 
     Args:
         directory: the trial's own; made when needed.
-        identity: checkpoints that were written under another one are not used.
+        identity: checkpoints that were written under another one are not used; ``None`` reads
+            those of any.
         keep: how many stay.
     """
 
-    def __init__(self, directory: Path, identity: str, keep: int = 2) -> None:
+    def __init__(self, directory: Path, identity: str | None, keep: int = 2) -> None:
         self._directory = directory
         self._identity = identity
         self._keep = keep
@@ -61,13 +64,14 @@ class Checkpoints:
         """Write the checkpoint of ``epoch``; then delete those that are too old.
 
         Raises:
-            TrialError: the disk is full, or not writable.
+            DiskError: the disk is full, or not writable.
         """
         data = safetensors.torch.save(portable(tensors))
         body = {"epoch": epoch, "identity": self._identity, "meta": dict(meta)}
         stem = f"checkpoint-{epoch:05d}"
-        write_atomic(self._directory / f"{stem}.safetensors", data)
-        _write_json(self._directory / f"{stem}.json", {**body, "tensors": _checksum(data)})
+        write_atomic(self._directory / f"{stem}.safetensors", data, synced=False)
+        noted = {**body, "tensors": _checksum(data)}
+        _write_json(self._directory / f"{stem}.json", noted, synced=False)
         self._own = [*(e for e in self._own if e != epoch), epoch][-self._keep :]
         self._delete_except(self._own)
 
@@ -92,10 +96,13 @@ class Checkpoints:
     def finished(self) -> dict[str, Any] | None:
         """What :meth:`finish` noted, if training is done and the weights are there."""
         body = _read_json(self._directory / FINISHED)
-        if body is None or body.get("identity") != self._identity:
+        if body is None or not self._is_ours(body):
             return None
         meta: dict[str, Any] | None = body.get("meta")
         return meta if (self._directory / WEIGHTS).is_file() else None
+
+    def _is_ours(self, body: Mapping[str, Any]) -> bool:
+        return self._identity is None or body.get("identity") == self._identity
 
     def _epochs(self) -> list[int]:
         """Epochs with a checkpoint, newest first."""
@@ -107,7 +114,7 @@ class Checkpoints:
     def _read(self, epoch: int) -> Checkpoint | None:
         stem = self._directory / f"checkpoint-{epoch:05d}"
         body = _read_json(stem.with_suffix(".json"))
-        if body is None or body.get("identity") != self._identity or body.get("epoch") != epoch:
+        if body is None or not self._is_ours(body) or body.get("epoch") != epoch:
             return None
         try:
             data = stem.with_suffix(".safetensors").read_bytes()
@@ -146,7 +153,7 @@ def save_weights(directory: Path, state: Mapping[str, Any]) -> Path:
     """Write a model's ``state_dict`` to ``weights.safetensors``, every key in it.
 
     Raises:
-        TrialError: the disk is full, or not writable.
+        DiskError: the disk is full, or not writable.
     """
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     path = directory / WEIGHTS
@@ -174,26 +181,33 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, synced: bool = True) -> None:
     """Write a file that is there whole or not at all, whatever happens meanwhile.
 
+    Args:
+        path: of the file; folders are made.
+        data: what it holds.
+        synced: whether that also holds where the machine fails and not just the process.
+
     Raises:
-        TrialError: the disk is full, or not writable.
+        DiskError: the disk is full, or not writable.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
-        _sync_directory(path.parent)
+        if synced:
+            _sync_directory(path.parent)
     except OSError as error:
-        raise TrialError(
+        raise DiskError(
             f"cannot write {path.name}: {error.strerror or error}",
             where=str(path.parent),
-            fix="make room, or make the directory writable; or turn checkpoint off",
+            fix="make room, or make the directory writable; the same command then goes on",
         ) from error
 
 
@@ -207,10 +221,10 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def _write_json(path: Path, body: Mapping[str, Any]) -> None:
+def _write_json(path: Path, body: Mapping[str, Any], *, synced: bool = True) -> None:
     text = json.dumps(body, sort_keys=True)
     whole = {**body, "checksum": _checksum(text.encode())}
-    write_atomic(path, json.dumps(whole, indent=1).encode())
+    write_atomic(path, json.dumps(whole, indent=1).encode(), synced=synced)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -101,6 +101,19 @@ class Failed(TrialEvent):
     traceback: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Halted(TrialEvent):
+    """Its machine cannot go on, and the trial is not at fault: it stays as its checkpoint is.
+
+    Attributes:
+        cause, where, fix: as of `RetiariiError`.
+    """
+
+    cause: str
+    where: str | None = None
+    fix: str | None = None
+
+
 _KINDS: Mapping[str, Any] = MappingProxyType(
-    {kind.__name__: kind for kind in (Started, Noted, Reported, Finished, Failed)}
+    {kind.__name__: kind for kind in (Started, Noted, Reported, Finished, Failed, Halted)}
 )

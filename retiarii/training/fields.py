@@ -116,6 +116,15 @@ class Fields:
         return answer
 
 
+def numbers_in(plain: Fields) -> list[str]:
+    """The labels of the choices of numbers in the fields, flags left out."""
+    return [
+        label
+        for label, description in plain.descriptions().items()
+        if all(is_number(value) for value in possible(description))
+    ]
+
+
 def chosen(values: Mapping[str, Any], name: str, value: Any) -> Any:
     """``value``, or what was chosen for it when it is a choice.
 

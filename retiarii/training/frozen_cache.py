@@ -26,7 +26,7 @@ from torch import Tensor
 from retiarii.optimizer.merged import MergedModel
 from retiarii.optimizer.prefix import FrozenPrefix, frozen_prefix
 from retiarii.training.cohort.failure import reraise_memory
-from retiarii.training.cohort.trainer import Attached, Part
+from retiarii.training.cohort.part import Attached, Part
 from retiarii.training.data import Source
 from retiarii.training.frozen_store import FrozenStore, Writer, storable
 from retiarii.training.loop import AMP, Task

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from retiarii.errors import TrialError
 from retiarii.training.checkpoint import Checkpoint, Checkpoints, save_weights
 from retiarii.training.trial import Trial
 
@@ -48,6 +50,7 @@ class Record:
     ) -> None:
         self.trial = trial
         self.history: list[dict[str, float]] = []
+        self._inherited = 0  # epochs that were another trial's, and are not reported as this one's
         self._keeper = keeper
         self._metric = metric
         self._maximize = maximize
@@ -67,15 +70,23 @@ class Record:
             return False
         if done.get("paused") and not self._at_limit(done["history"]):
             return False
-        self._take_over(done["history"])
+        self._take_over(done)
         self._finish(done["stopped"])
         return True
 
     def resumed(self) -> Checkpoint | None:
-        """The newest checkpoint, if any; what was reported until then is reported again."""
+        """The newest checkpoint, if any; what was reported until then is reported again.
+
+        A trial that goes on from another one has that one's checkpoint until it has its own.
+
+        Raises:
+            TrialError: the other one's is not there.
+        """
         saved = None if self._keeper is None else self._keeper.newest()
         if saved is not None:
-            self._take_over(saved.meta["history"])
+            self._take_over(saved.meta)
+        elif self.trial.parent is not None:
+            saved = self._inherit(self.trial.parent)
         return saved
 
     def add(
@@ -98,7 +109,7 @@ class Record:
         if self._keeper is not None:
             tensors, meta = state()
             own = {"history": self.history, "best_epoch": self._best()}
-            self._keeper.save(epoch, tensors, {**meta, **own})
+            self._keeper.save(epoch, tensors, {**meta, **own, "inherited": self._inherited})
         # After the checkpoint, so that what was reported is never trained again.
         self.trial.report(epoch, **metrics)
 
@@ -123,21 +134,37 @@ class Record:
             if self._keeper is not None:
                 paused = stopped and self._at_limit(self.history)
                 noted = {"history": self.history, "stopped": stopped, "paused": paused}
-                self._keeper.finish(noted, keep=paused)
+                self._keeper.finish({**noted, "inherited": self._inherited}, keep=paused)
         self._finish(stopped)
 
     def _at_limit(self, history: list[dict[str, float]]) -> bool:
         return self.trial.limit is not None and len(history) >= self.trial.limit
 
-    def _take_over(self, history: list[dict[str, float]]) -> None:
-        """Report all epochs of a history.
+    def _inherit(self, parent: Path) -> Checkpoint:
+        """The newest checkpoint of another trial, whose history becomes the begin of this one's."""
+        # Decisions and seeds differ; that the weights fit is seen when they are loaded.
+        saved = Checkpoints(parent, identity=None).newest()
+        if saved is None:
+            raise TrialError(
+                "the checkpoint that this trial is to go on from is not there",
+                where=str(parent),
+                fix="restore the directory from a copy, or start the search in a new one",
+            )
+        self.history = list(saved.meta["history"])
+        self._inherited = len(self.history)
+        return saved
+
+    def _take_over(self, noted: Mapping[str, Any]) -> None:
+        """Report all of this trial's own epochs that were noted.
 
         They are equal to what was reported before: the controller may have ended before it had
         stored the last ones.
         """
-        self.history = list(history)
-        for epoch, metrics in enumerate(history, start=1):
-            self.trial.report(epoch, **metrics)
+        self.history = list(noted["history"])
+        self._inherited = noted.get("inherited", 0)
+        for epoch, metrics in enumerate(self.history, start=1):
+            if epoch > self._inherited:
+                self.trial.report(epoch, **metrics)
 
     def _finish(self, stopped: bool) -> None:
         last = self.history[-1]

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 
 from retiarii.errors import EvaluatorError, nearest
 from retiarii.mutators.choice import Description, show
-from retiarii.training.check import check_on_samples, make_device, usable_device
+from retiarii.training.check import check_on_samples, first_batch, make_device, usable_device
 from retiarii.training.checkpoint import Checkpoints
+from retiarii.training.cohort.part import Attach
 from retiarii.training.cohort.session import train_together
-from retiarii.training.cohort.trainer import Attach
 from retiarii.training.data import open_data
-from retiarii.training.evaluator import Evaluator
+from retiarii.training.evaluator import Evaluator, Examples
 from retiarii.training.fields import (
     BELOW_ONE,
     COUNT,
@@ -27,6 +27,7 @@ from retiarii.training.fields import (
     Rule,
     check_field,
     chosen,
+    numbers_in,
     possible,
     refuse_nested,
 )
@@ -106,6 +107,7 @@ class Supervised(Evaluator):
 
     merges: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
+    labelled: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -162,6 +164,7 @@ class Supervised(Evaluator):
         self._given_metric = metric
         self._metric = make_metric(metric, maximize, loss)
         self._device = make_device(device)
+        self.pinned = self._device is not None and self._device.index is not None
         self._amp = amp
         self._shuffle = shuffle
         self._checkpoint = checkpoint
@@ -173,6 +176,8 @@ class Supervised(Evaluator):
         self.maximize = self._metric.maximize
         self.pauses = bool(checkpoint)
         self.longest = int(max(possible(epochs)))
+        self.changes = self._find_changes()
+        self.reported = frozenset({"train_loss", "val_loss", self.metric, "lr"})
 
     def _find_labels(self) -> dict[str, Description]:
         found: dict[str, Description] = {}
@@ -194,6 +199,16 @@ class Supervised(Evaluator):
                 refuse_nested(name, value)
                 add_label(found, name, value)
         return found
+
+    def _find_changes(self) -> frozenset[str] | None:
+        """Numbers that a step is taken with. All else shapes what checkpoints hold (the state of
+        an optimizer, averages), or how many steps there are."""
+        if not self._checkpoint or isinstance(self._epochs, Description):
+            return None
+        found = set(numbers_in(self._optimizer)) if isinstance(self._optimizer, Fields) else set()
+        if isinstance(self._grad_clip, Description):
+            found.add(self._grad_clip.label or "grad_clip")
+        return frozenset(found)
 
     def hyperparameters(self) -> Mapping[str, Description]:
         return self._labels
@@ -238,6 +253,13 @@ class Supervised(Evaluator):
                 raise _no_model()
             return
         check_on_samples(models, self._train, self._val, self._loss, self._metric, device)
+
+    def trains_on(self) -> torch.device:
+        return usable_device(self._device, self._amp)
+
+    def examples(self, size: int, seed: int) -> Examples:
+        batch = first_batch(self._train, torch.device("cpu"), None, size, seed)
+        return Examples(batch.inputs, batch.targets, self._loss.on)
 
     def settings(self, trial: Trial) -> Settings:
         """How a trial is trained, its choices made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import traceback
 from collections.abc import Iterator, Mapping
@@ -9,12 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retiarii.errors import EvaluatorError, RetiariiError, TrialError
-from retiarii.training.events import Failed, Finished, Noted, Reported, Started, TrialEvent
+from retiarii.errors import DiskError, EvaluatorError, RetiariiError, TrialError
+from retiarii.training.events import (
+    Failed,
+    Finished,
+    Halted,
+    Noted,
+    Reported,
+    Started,
+    TrialEvent,
+)
 from retiarii.user_code import users_line
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Channel(Protocol):
@@ -58,6 +70,7 @@ class Trial:
         hyperparameters: label to the value chosen.
         directory: its own directory for checkpoints and weights, or ``None``.
         limit: the epoch at which it pauses, where its evaluator can do that; or ``None``.
+        parent: the directory of another trial whose checkpoint it goes on from, or ``None``.
         outcome: how it ended, ``None`` while it runs.
     """
 
@@ -74,6 +87,7 @@ class Trial:
         directory: Path | None = None,
         channel: Channel | None = None,
         limit: int | None = None,
+        parent: Path | None = None,
     ) -> None:
         self.number = number
         self.seed = seed
@@ -84,6 +98,7 @@ class Trial:
         self.hyperparameters = dict(hyperparameters or {})
         self.directory = directory
         self.limit = limit
+        self.parent = parent
         self.outcome: Finished | Failed | None = None
         self._channel: Channel = channel or _Silent()
         self._started = False
@@ -156,6 +171,21 @@ class Trial:
         """End without a score; evaluators call it."""
         self._end(Failed(self.number, message, traceback_text))
 
+    def end_by(self, error: Exception) -> None:
+        """End by an exception, which is being handled: without a score, as failed.
+
+        One that is the machine's ends the search instead: this trial goes on with it.
+        """
+        if isinstance(error, DiskError):
+            self._channel.send(Halted(self.number, error.cause, error.where, error.fix))
+            raise error
+        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+            cause = f"{error.strerror}, in user code"
+            fix = "make room; the same command then goes on"
+            self._channel.send(Halted(self.number, cause, users_line(error), fix))
+            raise error
+        self.fail(describe_error(error), traceback.format_exc())
+
     def _end(self, outcome: Finished | Failed) -> None:
         if self.outcome is not None:
             raise EvaluatorError(
@@ -195,7 +225,7 @@ def failures_end(trial: Trial) -> Iterator[None]:
     except Exception as error:
         if trial.outcome is not None:
             raise
-        trial.fail(describe_error(error), traceback.format_exc())
+        trial.end_by(error)
 
 
 def describe_error(error: Exception) -> str:

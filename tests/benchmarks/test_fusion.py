@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +62,38 @@ def test_merged_steps_call_fewer_kernels(quick: dict[str, Any]) -> None:
 
 
 def test_no_rule_launches_less_than_the_bound(quick: dict[str, Any]) -> None:
-    assert len(quick["scheduling"]) == 6
+    assert len({each["forest"] for each in quick["scheduling"]}) == 6
     for each in quick["scheduling"]:
         assert len(each["groups"]) == 5
         assert each["bound"] <= min(each["groups"].values())
         assert max(each["groups"].values()) <= each["nodes"]
+        if each["optimum"] is not None:
+            assert each["bound"] <= each["optimum"] <= min(each["groups"].values())
+    assert any(each["optimum"] is not None for each in quick["scheduling"])
+
+
+def test_what_was_measured_outlives_an_interrupt(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from retiarii.cli import main; main()", "bench", "fusion"]
+    out = tmp_path / "found" / "fusion"
+    process = subprocess.Popen(
+        [*command, "scheduling", "--largest", "1000", "--out", str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while "s  scheduling" not in process.stderr.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    text, _ = process.communicate()
+    assert process.returncode == 130
+    assert text == out.with_suffix(".md").read_text()
+    assert "- the rest: interrupted" in text
+    assert "| NAS-Bench-201 | 2 |" in text
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert 1 <= len(found["scheduling"]) < 15
 
 
 def test_what_is_watched() -> None:

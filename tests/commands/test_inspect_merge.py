@@ -65,6 +65,7 @@ def test_says_what_merging_does_and_why(file: Path) -> None:
     assert "1 x exp: computed once for all models" in text
     assert "6 samples a step" in text
     assert "measuring is off" in text
+    assert "run     eager: how long a step takes was not measured" in text
 
 
 def test_json(file: Path) -> None:
@@ -86,7 +87,11 @@ def test_measures_where_that_is_wanted(
 ) -> None:
     monkeypatch.setenv("RETIARII_MEASURE", "2")
     monkeypatch.setenv("RETIARII_CACHE_DIR", str(tmp_path))
-    choice = json.loads(inspect(file, "--merge", "4", "--json"))["choice"]
+    found = json.loads(inspect(file, "--merge", "4", "--json"))
+    choice = found["choice"]
+    # An epoch of twelve samples does not repay compiling.
+    assert "eager: compiling takes about" in found["execution"]
+    assert " in 2 steps of " in found["execution"]
     assert choice["speed_up"] == choice["serial_seconds"] / choice["merged_seconds"]
     assert (
         f"{choice['speed_up']:.1f} times faster" in inspect(file, "--merge", "4")

@@ -128,7 +128,7 @@ def test_faster_devices_get_more() -> None:
 
 def test_idle_devices_take_a_part() -> None:
     """Of the cohort that holds up the rest, where smaller cohorts have shorter epochs."""
-    cohorts = (running(1, GPUS[0], 4, size=16), running(2, GPUS[1], 12, size=16))
+    cohorts = (running(1, GPUS[0], 4, size=16, since=95.0), running(2, GPUS[1], 12, size=16))
     assert Adaptive()(state(GPUS, [], cohorts, RATES)) == (Leave(2, "idle devices take a part"),)
     linear = {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}  # an epoch of any size takes as long
     assert Adaptive()(state(GPUS, [], cohorts, linear)) == ()

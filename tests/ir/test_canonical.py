@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import retiarii as rt
 from retiarii.ir.infer import TypeCache
 from retiarii.ir.types import FrozenDict, Ref, Result
 
@@ -645,3 +647,41 @@ def same_function(one: nn.Module, other: nn.Module) -> bool:
         if torch.allclose(other(x), wanted, rtol=1e-9, atol=1e-12):
             return True
     return False
+
+
+class Sorted(nn.Module):
+    """Opaque: what it does depends on its numbers."""
+
+    def __init__(self, inner: int, act: str = "relu") -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, inner), nn.Linear(inner, 4)
+        self.act = act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x)) if x.sum() > 0 else x
+
+
+def test_opaque_modules_that_differ_inside_do_not_share_a_hash() -> None:
+    def hashed(module: nn.Module) -> str:
+        graph = rt.parse(nn.Sequential(module), torch.zeros(2, 4))
+        assert graph.opaque
+        return graph.canonical_hash()
+
+    assert hashed(Sorted(3)) == hashed(Sorted(3))
+    assert len({hashed(Sorted(3)), hashed(Sorted(5)), hashed(Sorted(3, "gelu"))}) == 3
+
+
+def test_frozen_weights_that_a_graph_takes_over_are_read_anew() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.arange(4.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale
+
+    graph = rt.parse(Scaled(), torch.zeros(2, 4))
+    before = graph.canonical_hash()
+    other = graph.copy()
+    other.context = replace(graph.context, weights={"scale": torch.ones(4)})
+    assert other.canonical_hash() != before

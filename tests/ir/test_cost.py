@@ -142,7 +142,7 @@ def test_an_opaque_submodule_is_counted_where_it_runs_without_values() -> None:
     context = graph.context
     object.__setattr__(context, "opaque", {node.name: Sorts()})
     again = Graph.build(graph.records(), graph.output_refs(), graph.output_structure, context)
-    context.types.notes.clear()
+    context.notes.clear()
     counted = again.cost()
     assert counted.uncounted == ()
     assert counted.node(record.name).flops == 2 * 2 * 4 * 4

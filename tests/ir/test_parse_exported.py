@@ -152,3 +152,22 @@ def test_the_program_stays_as_it_was(net: nn.Module) -> None:
     assert str(program.graph) == before[0]
     for key, value in program.state_dict.items():
         assert torch.equal(value, before[1][key])
+
+
+def test_it_holds_for_the_sizes_that_it_was_exported_for() -> None:
+    class Halved(nn.Module):
+        def forward(self, x, y):
+            return x[:, : x.shape[1] // 2] + y.mean(1, keepdim=True)
+
+    given = (torch.randn(2, 6), torch.randn(2, 3))
+    some = torch.export.Dim("n", min=2)
+    program = torch.export.export(Halved(), given, dynamic_shapes=({}, {1: some}))
+    graph = parse(program)
+    assert [(size.input, size.dim) for size in graph.context.sizes] == [(0, 1)]
+    built = graph.to_module()
+    other = torch.randn(2, 5)
+    torch.testing.assert_close(built(given[0], other), Halved()(given[0], other))
+    with pytest.raises(ValueError, match=r"x.shape\[1\] == 6, not 8$"):
+        built(torch.randn(2, 8), given[1])
+    with pytest.raises(ParseError, match=r"exported for x.shape\[1\] == 6"):
+        parse(program, (torch.randn(2, 8), given[1]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -306,3 +308,36 @@ def test_raw_parameters_of_a_model_without_values_are_made() -> None:
     model = ModelSpace(net, torch.zeros(2, 4)).freeze({"layer": 0}).build(1)
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert model(torch.zeros(2, 4)).shape == (2, 4)
+
+
+def test_options_of_a_list_are_numbers_that_show_their_layers() -> None:
+    options = [
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False)),
+        nn.ReLU(),
+        nn.ReLU(),
+        nn.Identity,
+    ]
+    space = ModelSpace(nn.Sequential(LayerChoice(options, label="l")), torch.zeros(2, 4, 5, 5))
+    values = [candidate.decisions["l"] for candidate in space.enumerate()]
+    assert values == [0, 1, 2, 3, 4]
+    assert list(map(repr, values)) == [
+        "Conv2d(4, 4, 3, padding=1)",
+        "Sequential(ReLU(), Conv2d(4, 4, 1, bias=False))",
+        "ReLU() #2",
+        "ReLU() #3",
+        "Identity()",
+    ]
+    assert [json.dumps(value) for value in values] == ["0", "1", "2", "3", "4"]
+    for given in (1, values[1], repr(values[1])):
+        assert space.freeze({"l": given}).decisions["l"] == 1
+    assert repr(pickle.loads(pickle.dumps(values[0]))) == repr(values[0])
+
+
+def test_lists_of_other_layers_share_a_label() -> None:
+    # Cells of other widths share decisions: it is the number that is shared, not the layer.
+    net = nn.Sequential(
+        LayerChoice([nn.Linear(4, 4), nn.Tanh()], label="l"),
+        LayerChoice([nn.Linear(4, 8), nn.Tanh()], label="l"),
+    )
+    assert ModelSpace(net, torch.zeros(2, 4)).count() == 2

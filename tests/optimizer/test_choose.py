@@ -94,6 +94,7 @@ def test_a_kind_that_does_not_gain_is_left_apart(monkeypatch: pytest.MonkeyPatch
     assert sizes(merged, "Conv2d") == [1] * 6
     assert sizes(merged, "Linear") == [6]
     assert "6 x Conv2d" in merged.stats.choice.kept[0]
+    assert "fused, but for 1 kind of calls: " in merged.stats.choice.reason
     assert "one by one" in str(merged.stats.choice)
     agrees(merged, models)
     agrees(merged.eval(), [m.eval() for m in models])

@@ -41,3 +41,35 @@ def test_another_mode_is_refused() -> None:
     merged.eval()
     with pytest.raises(MergeError, match="training mode only"):
         merged(torch.randn(5, 4))
+
+
+class Halved(nn.Module):
+    """Its Python reads how long the inputs are."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.times = nn.Parameter(torch.tensor(times))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : x.shape[1] // 2] * self.times
+
+
+class Summed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1)
+
+
+def test_another_size_that_a_model_reads_is_refused() -> None:
+    merged = merge([Summed(), Halved(2.0), Halved(3.0)], torch.randn(3, 8))
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(merged(x)[2], x[:, :4] * 3)
+    with pytest.raises(MergeError, match=r"'x' has size 6 in dimension 1.*for 8") as raised:
+        merged(torch.randn(5, 6))
+    assert "test_fixed.py" in str(raised.value)
+    rest = merged.without([1, 2])
+    assert rest(torch.randn(5, 6))[0].shape == (5,)
+
+
+def test_models_that_read_no_size_run_at_any() -> None:
+    merged = merge([Summed(), nn.ReLU()], torch.randn(3, 8))
+    assert merged(torch.randn(5, 6))[1].shape == (5, 6)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from retiarii.errors import StrategyError
-from retiarii.strategies.base import Strategy
+from retiarii.strategies.base import Strategy, Training
 from retiarii.strategies.evolution import Evolution
 from retiarii.strategies.grid import GridSearch
 from retiarii.strategies.local import LocalSearch
+from retiarii.strategies.pbt import PBT
 from retiarii.strategies.predictor import Predictor
 from retiarii.strategies.random import RandomSearch
 from retiarii.strategies.reinforce import Reinforce
@@ -16,7 +17,12 @@ from retiarii.testing.strategies import (
     MakeStrategy,
     Session,
     StrategyConformance,
+    all_fail,
+    flaky,
+    flat,
+    good,
     no_choice,
+    pitfalls,
     wide,
 )
 
@@ -92,6 +98,31 @@ class TestGradientAlone(StrategyConformance):
         return lambda: Reinforce(elites=0, rate=10.0, entropy=0.0)
 
 
+class TestPBT(StrategyConformance):
+    """Each point is proposed again, to be trained further: so no space is ever used up."""
+
+    test_finite_space_is_proposed_once_and_to_its_end = None
+    test_space_of_one_point = None
+
+    @pytest.fixture
+    def make_strategy(self) -> MakeStrategy:
+        return _population
+
+    @pytest.mark.parametrize("ask", [flat, pitfalls, no_choice])
+    @pytest.mark.parametrize("score", [good, flaky, all_fail])
+    def test_a_small_space_does_for_any_population(self, ask, score):
+        """Where fewer points are new than there are members, some are taken twice."""
+        session = Session(_population(), ask, score=score)
+        assert len(session.run(300)) == 300
+
+
+def _population() -> PBT:
+    made = PBT(population=128, interval=1)
+    changes = frozenset({"lr", "batch", "momentum", *(f"op{at}" for at in range(12))})
+    made.prepare(Training(64, 2, longest=10**6, changes=changes))
+    return made
+
+
 class _Repeating(RandomSearch):
     """Forgets, so that it proposes what it proposed before."""
 
@@ -160,7 +191,7 @@ def test_the_suite_catches_values_out_of_range():
         Session(Outside(), wide).step()
 
 
-@pytest.mark.parametrize("kind", [Evolution, LocalSearch, Predictor, Reinforce])
+@pytest.mark.parametrize("kind", [Evolution, LocalSearch, Predictor, Reinforce, _population])
 def test_telling_what_was_never_asked_is_an_error(kind):
     session = Session(kind(), wide)
     session.step()

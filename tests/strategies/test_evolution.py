@@ -49,7 +49,9 @@ def differences(child, parent):
 def test_a_child_changes_one_decision_of_its_parent(ask):
     population = 10
     session = Session(
-        Evolution(population=population, sample=10, crossover=0.0, attempts=10**5),
+        Evolution(
+            population=population, initial=population, sample=10, crossover=0.0, attempts=10**5
+        ),
         ask,
         score=lambda number, raws: float(number == 3),
     )
@@ -59,7 +61,9 @@ def test_a_child_changes_one_decision_of_its_parent(ask):
 
 
 def test_crossover_mixes_two_parents():
-    session = Session(Evolution(population=2, sample=1, crossover=1.0), wide, score=zeros, seed=1)
+    session = Session(
+        Evolution(population=2, initial=2, sample=1, crossover=1.0), wide, score=zeros, seed=1
+    )
     session.run(3)
     first, second, child = map(dict, session.proposed)
     foreign = [label for label in child if child[label] not in (first[label], second[label])]
@@ -71,7 +75,7 @@ def test_crossover_mixes_two_parents():
 def test_failed_trials_are_never_parents():
     """Only trial 3 succeeds, so every child is one change away from it."""
     session = Session(
-        Evolution(population=5, sample=5, crossover=0.5),
+        Evolution(population=5, initial=5, sample=5, crossover=0.5),
         wide,
         score=lambda number, raws: (None, math.nan, math.inf)[number % 3] if number != 3 else 0.0,
     )
@@ -82,7 +86,7 @@ def test_failed_trials_are_never_parents():
 def test_the_oldest_leaves_even_if_it_is_the_best():
     """Scores fall, so the best of the three that live is the oldest of them."""
     session = Session(
-        Evolution(population=3, sample=3, crossover=0.0),
+        Evolution(population=3, initial=3, sample=3, crossover=0.0),
         wide,
         score=lambda number, raws: float(-number),
     )
@@ -98,7 +102,7 @@ def test_decisions_without_an_alternative_are_not_mutated():
 
     for seed in range(10):
         session = Session(
-            Evolution(population=5, sample=5, crossover=0.0, attempts=1),
+            Evolution(population=5, initial=5, sample=5, crossover=0.0, attempts=1),
             ask,
             score=lambda number, raws: float(number == 3),
             seed=seed,
@@ -108,13 +112,15 @@ def test_decisions_without_an_alternative_are_not_mutated():
 
 
 def test_infeasible_children_are_not_replayed_again():
-    session = Session(Evolution(population=5, sample=3), pitfalls)
+    session = Session(Evolution(population=5, initial=5, sample=3), pitfalls)
     session.run(1000)
     assert session.space.replays == 1 + (3 + 9 + 27) + 3
 
 
 def test_known_children_cost_no_replay():
-    session = Session(Evolution(population=5, sample=5, crossover=0.0), wide, score=zeros)
+    session = Session(
+        Evolution(population=5, initial=5, sample=5, crossover=0.0), wide, score=zeros
+    )
     session.run(500)
     assert session.space.replays == 500
 
@@ -123,7 +129,7 @@ def test_random_while_nothing_succeeded():
     def failing(number, raws):
         return None
 
-    ours = Session(Evolution(population=4, sample=2), wide, score=failing).run(40)
+    ours = Session(Evolution(population=4, initial=4, sample=2), wide, score=failing).run(40)
     assert sum(len(differences(ours[n], ours[n - 1])) for n in range(1, 40)) / 39 > 7
 
 
@@ -154,6 +160,7 @@ def test_describe_holds_every_option():
     assert Evolution(population=7, sample=3).describe() == {
         "name": "evolution",
         "population": 7,
+        "initial": 15,
         "sample": 3,
         "crossover": 0.25,
         "step": 0.15,

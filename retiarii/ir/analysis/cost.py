@@ -268,10 +268,11 @@ def _flops(
     if record.op in _HOLDERS:
         return 0
     if record.op == "opaque":
-        key = ("flops", record.path, record.attrs, reads)
-        if key not in cache.notes:
-            cache.notes[key] = _count_opaque(graph, record, reads, cache.batch)
-        found: int | None = cache.notes[key]
+        held = ("flops", record.path, record.attrs, reads, cache.batch)
+        notes = graph.context.notes  # what stands at its path is this graph's own
+        if held not in notes:
+            notes[held] = _count_opaque(graph, record, reads, cache.batch)
+        found: int | None = notes[held]
         return found
     spec = op_spec(record.op)
     if spec.flops is not None:

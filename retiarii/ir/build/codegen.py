@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retiarii.errors import GraphError
+from retiarii.ir.build.checks import size_checks
 from retiarii.ir.build.expressions import Expressions, Names
 from retiarii.ir.build.tree import ModuleTree, Place, Style
 from retiarii.ir.modes import sides
@@ -158,6 +159,7 @@ class _Writer:
         counted = self._variables[Ref(inputs[self._graph.context.batch_input])]
         first = self._variables[Ref(inputs[0])]
         yield from self._check_batch(counted)
+        yield from size_checks(self._graph, {name: self._variables[Ref(name)] for name in inputs})
         if any(isinstance(leaf, BatchSize) for leaf in held):
             self._expressions.batch = self._names.new("batch")
             yield f"{self._expressions.batch} = {counted}.shape[0]"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from retiarii.ir.canonical.sharing import Held, Sharing
+from retiarii.ir.canonical.opaque import description
+from retiarii.ir.canonical.sharing import Sharing
 from retiarii.ir.canonical.signature import Kind, Signature, label_of, make_signature
 from retiarii.ir.canonical.twins import number_twins
 from retiarii.ir.types import Result, TensorType
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 _SUM = label_of("sum")
 _SHARED = label_of("shared parameters")
+# Looking a member up in its class takes longer than all that is done with it here.
+_PURE, _FRESH, _SUMS = Kind.PURE, Kind.FRESH, Kind.SUM
+_IDENTITY, _ZERO = Kind.IDENTITY, Kind.ZERO
+# Records whose signatures are known by identity; beyond, all are forgotten.
+_SEEN = 1 << 16
 _STRUCTURAL = frozenset({"input", "parameter", "buffer", "constant", "opaque"})
 
 
@@ -40,8 +46,7 @@ def canonical_hash(graph: Graph) -> str:
         32 hex digits; the same in every process.
     """
     form = _Form(graph)
-    for record in form.live:
-        form.add(record)
+    form.build()
     return form.digest().hex()
 
 
@@ -52,8 +57,7 @@ def canonical_terms(graph: Graph) -> tuple[list[bytes], list[tuple[int, ...]]]:
     settings, and are the same in every process.
     """
     form = _Form(graph)
-    for record in form.live:
-        form.add(record)
+    form.build()
     form.close()
     return form.labels, form.children
 
@@ -65,9 +69,10 @@ class _Form:
         self._context = graph.context
         self._memo: dict[Any, Any] = graph.context.types.notes
         self._graph = graph
-        self.live = _live(graph)
-        self._sharing = Sharing(graph.context, self.live)
-        self._held: dict[int, list[Held]] = {}
+        self._live = _live(graph)
+        self._sharing = Sharing(graph.context, self._live)
+        # A term -> the node that it first was, where that holds parameters.
+        self._holders: dict[int, NodeRecord] = {}
         self.labels: list[bytes] = []
         self.children: list[tuple[int, ...]] = []
         self.unordered: list[bool] = []
@@ -80,46 +85,57 @@ class _Form:
 
     # --- terms -------------------------------------------------------------------------------
 
-    def add(self, record: NodeRecord) -> None:
-        """Adds the node's term, or finds it among those that are there."""
-        if record.op in _STRUCTURAL:
-            term = self._structural(record)
-        else:
-            reads = [self._values[node][index] for node, index in record.inputs]
-            signature = self._signature(record)
-            term = -1
-            if not record.no_grad and len(record.types) == 1:
-                term = self._simplified(record, signature, reads)
-            if term < 0:
-                term = self._plain(record, signature, reads)
-        types = record.types
-        self._types.setdefault(term, types[0])
-        if len(types) == 1:
-            self._values[record.name] = (term,)
-            return
+    def build(self) -> None:
+        """Adds each node's term, or finds it among those that are there."""
+        # All nodes of all candidates come by here, most of them as records that are shared.
+        values, types_of, zeros = self._values, self._types, self._zeros
+        seen = self._memo.setdefault("signatures", {})
+        for record in self._live:
+            types = record.types
+            if record.op in _STRUCTURAL:
+                term = self._structural(record)
+            else:
+                reads = [values[node][index] for node, index in record.inputs]
+                found = seen.get(id(record))
+                signature = self._signature(record, seen) if found is None else found[1]
+                term = -1
+                if (zeros or signature.rewrites) and len(types) == 1 and not record.no_grad:
+                    term = self._simplified(types[0], signature, reads)
+                if term < 0:
+                    term = self._plain(record, signature, reads)
+            if term not in types_of:
+                types_of[term] = types[0]
+            values[record.name] = (term,) if len(types) == 1 else self._parts(term, types)
+
+    def _signature(
+        self, record: NodeRecord, seen: dict[int, tuple[NodeRecord, Signature]]
+    ) -> Signature:
+        key = (record.op, record.attrs)
+        found: Signature | None = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = make_signature(record.op, record.attrs, self._context.types)
+        if len(seen) > _SEEN:
+            seen.clear()
+        seen[id(record)] = record, found  # the record too, so that its number stays its own
+        return found
+
+    def _parts(self, term: int, types: tuple[TensorType, ...]) -> tuple[int, ...]:
+        """The terms of all results of a node."""
         parts = [term]
         for index in range(1, len(types)):
             part = self._term(label_of("result", index), (term,), False)
             self._types.setdefault(part, types[index])
             parts.append(part)
-        self._values[record.name] = tuple(parts)
+        return tuple(parts)
 
-    def _signature(self, record: NodeRecord) -> Signature:
-        key = (record.op, record.attrs)
-        found = self._memo.get(key)
-        if found is None:
-            found = self._memo[key] = make_signature(record.op, record.attrs, self._context.types)
-        return found
-
-    def _simplified(self, record: NodeRecord, signature: Signature, reads: list[int]) -> int:
+    def _simplified(self, out: TensorType, signature: Signature, reads: list[int]) -> int:
         """The term where an algebraic rule applies, or -1."""
         kind, zeros = signature.kind, self._zeros
-        (out,) = record.types
-        if kind is Kind.SUM:
+        if kind is _SUMS:
             return self._sum(out, reads)
-        if kind is Kind.IDENTITY:
+        if kind is _IDENTITY:
             return reads[0] if len(reads) == 1 and self._types[reads[0]] == out else -1
-        if kind is Kind.ZERO:
+        if kind is _ZERO:
             return self._zero(out)
         if zeros and reads:
             if signature.zero_from_all and zeros.issuperset(reads):
@@ -173,16 +189,21 @@ class _Form:
         if signature.commutative and len(reads) > 1:
             reads.sort()
         children = tuple(reads)
-        if kind is Kind.PURE:
-            return self._term(label, children, signature.commutative)
-        if record.path is not None and (remarks := self._sharing.remarks(record)):
+        if kind is _PURE:
+            key = (label, children, None)
+            term = self._known.get(key)
+            if term is None:
+                term = self._known[key] = self._new(label, children, signature.commutative)
+            return term
+        path, sharing = record.path, self._sharing
+        if path is not None and sharing.marks and (remarks := sharing.remarks(record)):
             label = label_of(label.hex(), *remarks)
-        if kind is Kind.FRESH:
+        if kind is _FRESH:
             term = self._new(label, children, signature.commutative)
         else:
-            term = self._term(label, children, signature.commutative, record.path)
-        if record.path is not None:
-            self._held[term] = self._sharing.of_module(record)
+            term = self._term(label, children, signature.commutative, path)
+        if path is not None:
+            self._holders[term] = record
         return term
 
     def _structural(self, record: NodeRecord) -> int:
@@ -190,10 +211,11 @@ class _Form:
         if op == "input":
             return self._new(label_of("input", self._inputs[record.name]), (), False)
         if op == "opaque":
-            label = label_of("opaque", record.path, record.attrs, record.no_grad)
+            inside = self._inside(str(record.path))
+            label = label_of("opaque", record.path, record.attrs, record.no_grad, *inside)
             reads = tuple([self._values[node][index] for node, index in record.inputs])
             term = self._new(label, reads, False)
-            self._held[term] = self._sharing.of_module(record)
+            self._holders[term] = record
             return term
         key = str(record.attrs["key"] if op == "constant" else record.path)
         key = self._context.ties.get(key, key)
@@ -202,8 +224,19 @@ class _Form:
         if found is None:
             label = label_of(op, record.types[0], self._value_digest(record, key))
             found = self._known[known] = self._new(label, (), False)
-            self._held[found] = self._sharing.of_raw(record)
+            self._holders[found] = record
         return found
+
+    def _inside(self, path: str) -> tuple[str, ...]:
+        """What the opaque module at ``path`` is, where the graph has it."""
+        module = self._context.opaque.get(path)
+        if module is None or hasattr(module, "opaque_reason"):
+            return ()  # a choice that is still to be made is told by its path
+        notes = self._context.notes
+        key = ("opaque", path)
+        if key not in notes:
+            notes[key] = description(module)
+        return (notes[key],)
 
     def _value_digest(self, record: NodeRecord, key: str) -> str:
         """What the tensor holds, where that is not learned."""
@@ -216,10 +249,10 @@ class _Form:
         tensor = source.get(key)
         if tensor is None:
             return key
-        memo = ("tensor", record.op == "constant", key)
-        if memo not in self._memo:
-            self._memo[memo] = _tensor_digest(tensor, key)
-        return str(self._memo[memo])
+        digests = context.digests
+        if tensor not in digests:
+            digests[tensor] = _tensor_digest(tensor, key)
+        return digests[tensor]
 
     def _term(
         self, label: bytes, children: tuple[int, ...], unordered: bool, path: str | None = None
@@ -241,10 +274,10 @@ class _Form:
     def digest(self) -> bytes:
         """The digest of all that the outputs need."""
         self.close()
-        colours = self._colours({})
+        colours = self._colours([], {})
         if len(set(colours)) < len(colours):
             numbers = number_twins(colours, self.children, self.unordered)
-            colours = self._colours(numbers)
+            colours = self._colours(colours[: min(numbers)], numbers)
         return colours[-1]
 
     def close(self) -> None:
@@ -271,7 +304,7 @@ class _Form:
             if needed[term]:
                 for child in self.children[term]:
                     needed[child] = 1
-        held = [(t, local, what) for t, h in self._held.items() if needed[t] for local, what in h]
+        held = self._held_by(needed)
         count = Counter([what for _, _, what in held])
         shared = {what: i for i, what in enumerate(w for w, n in count.items() if n > 1)}
         if not shared and all(needed):
@@ -289,19 +322,34 @@ class _Form:
                 self.labels[at] = label_of(self.labels[at].hex(), "shares", local)
                 self.children[at] += (shared[what],)
 
-    def _colours(self, numbers: Mapping[int, int]) -> list[bytes]:
-        """Each term's digest, from those of its inputs; numbered terms hold their number."""
-        colours: list[bytes] = []
-        for term, (label, children, unordered) in enumerate(
-            zip(self.labels, self.children, self.unordered, strict=True)
-        ):
-            parts = [colours[c] for c in children]
-            if unordered:
-                parts.sort()
-            number = numbers.get(term)
-            if number is not None:
-                parts.append(number.to_bytes(4, "big"))
-            colours.append(blake2b(label + b"".join(parts), digest_size=16).digest())
+    def _held_by(self, needed: bytearray) -> list[tuple[int, str, str]]:
+        """What the needed terms hold, as (term, place inside, what); none where all differ."""
+        sharing = self._sharing
+        holders = [(term, record) for term, record in self._holders.items() if needed[term]]
+        if not sharing.ties and len({r.path for _, r in holders}) == len(holders):
+            return []
+        return [(term, *held) for term, record in holders for held in sharing.of(record)]
+
+    def _colours(self, colours: list[bytes], numbers: Mapping[int, int]) -> list[bytes]:
+        """Each term's digest, from those of its inputs; numbered terms hold their number.
+
+        Args:
+            colours: of the first terms, which no number reaches.
+            numbers: term -> number.
+        """
+        labels, all_children, unordered = self.labels, self.children, self.unordered
+        for term in range(len(colours), len(labels)):
+            children = all_children[term]
+            if len(children) == 1:
+                inputs = colours[children[0]]
+            else:
+                parts = [colours[c] for c in children]
+                if unordered[term]:
+                    parts.sort()
+                inputs = b"".join(parts)
+            if term in numbers:
+                inputs += numbers[term].to_bytes(4, "big")
+            colours.append(blake2b(labels[term] + inputs, digest_size=16).digest())
         return colours
 
 

@@ -10,6 +10,7 @@ from retiarii.ir.context import GraphContext
 from retiarii.ir.node import NodeRecord
 
 RAW = frozenset({"parameter", "buffer"})
+_RAW_OR_CONSTANT = RAW | {"constant"}
 
 # (place inside the node, identity): what a node holds.
 Held = tuple[str, str]
@@ -21,11 +22,16 @@ class Sharing:
     Args:
         context: has the ties, the frozen parameters and the modes.
         records: the nodes that matter.
+
+    Attributes:
+        marks: whether any node has `remarks`.
+        ties: whether a node may hold what another one has under another name.
     """
 
     def __init__(self, context: GraphContext, records: Sequence[NodeRecord]) -> None:
         self._modes = context.modes
         self._frozen = _by_prefix((k, k) for k in context.frozen) if context.frozen else {}
+        self.marks = bool(self._modes or self._frozen)
         self._tied: dict[str, list[Held]] = {}
         raw = {r.path for r in records if r.op in RAW and r.path is not None}
         if not raw and not context.ties:
@@ -37,21 +43,29 @@ class Sharing:
         self._tied = _by_prefix(firsts)
         self._tied.update({key: [("", first)] for key, first in firsts if key in raw})
 
-    def of_module(self, record: NodeRecord) -> list[Held]:
-        """What a layer's node holds: the module itself, and parameters that may be others' too."""
+    @property
+    def ties(self) -> bool:
+        return bool(self._tied)
+
+    def of(self, record: NodeRecord) -> list[Held]:
+        """What a node holds."""
+        return self._of_raw(record) if record.op in _RAW_OR_CONSTANT else self._of_module(record)
+
+    def _of_module(self, record: NodeRecord) -> list[Held]:
+        """Of a layer: the module itself, and parameters that may be others' too."""
         path = str(record.path)
         held = [("", "module " + path)]
         if self._tied and not record.fresh:
             held += sorted(self._tied.get(path, ()))
         return held
 
-    def of_raw(self, record: NodeRecord) -> list[Held]:
+    def _of_raw(self, record: NodeRecord) -> list[Held]:
         """The same for a parameter or a buffer that is used directly."""
         return self._tied.get(str(record.path), []) if not record.fresh else []
 
     def remarks(self, record: NodeRecord) -> list[Any]:
         """What sets the layer apart from one with the same attributes: its mode, frozen weights."""
-        if record.fresh or not (self._modes or self._frozen):
+        if record.fresh or not self.marks:
             return []
         path = str(record.path)
         remarks: list[Any] = []

@@ -35,6 +35,7 @@ class Signature:
         commutative: the order of its inputs says nothing.
         zero_from_all: zero inputs give a zero.
         zero_from_any: one zero input gives a zero.
+        rewrites: it is another term even where none of its inputs is zero.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Signature:
     commutative: bool
     zero_from_all: bool
     zero_from_any: bool
+    rewrites: bool
 
 
 # Numbers that leave the other argument as it is.
@@ -85,6 +87,7 @@ def make_signature(op: str, attrs: Attrs, cache: TypeCache) -> Signature:
         spec.commutative,
         zero is not None and zero(attrs),
         op in _PRODUCTS,
+        kind >= Kind.SUM,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from retiarii.errors import GraphError
-from retiarii.ir.context import GraphContext, InputSpec
+from retiarii.ir.context import FixedSize, GraphContext, InputSpec
 from retiarii.ir.forms.json_schema import (
     FORMAT,
     VERSION,
@@ -65,6 +65,9 @@ def to_json(graph: Graph, *, indent: int | None = 2) -> str:
             for name, structure in spec.params
         ],
         "fixed": sorted(context.fixed),
+        "sizes": [
+            {"input": size.input, "dim": size.dim, "where": size.where} for size in context.sizes
+        ],
         "frozen": sorted(context.frozen),
         "ties": dict(context.ties),
         "modes": dict(context.modes),
@@ -156,6 +159,7 @@ def from_json(text: str) -> Graph:
         modes=form.modes,
         frozen=frozenset(form.frozen),
         fixed=frozenset(form.fixed),
+        sizes=tuple(FixedSize(size.input, size.dim, size.where) for size in form.sizes),
         types=TypeCache(form.batch),
     )
     structure = read_value(form.returns, "$.returns")

@@ -75,6 +75,14 @@ class ConstantForm(_Form):
     values: Any = Field(description="nested arrays of numbers")
 
 
+class SizeForm(_Form):
+    """A size of an input, other than the batch."""
+
+    input: NonNegativeInt = Field(description="the number of the input")
+    dim: NonNegativeInt = Field(description="which of its dimensions")
+    where: str | None = Field(None, description="file:line where the model's Python read it")
+
+
 class GraphForm(_Form):
     """A whole graph, without weights."""
 
@@ -88,6 +96,9 @@ class GraphForm(_Form):
     forward: tuple[ParameterForm, ...] = Field(description="parameters of forward, in order")
     fixed: tuple[Literal["batch", "training"], ...] = Field(
         (), description="what the graph holds for the given value of only"
+    )
+    sizes: tuple[SizeForm, ...] = Field(
+        (), description="sizes of inputs, likewise: those of the inputs' types"
     )
     frozen: tuple[str, ...] = Field((), description="state_dict keys that take no gradient")
     ties: dict[str, str] = Field({}, description="state_dict key to first key of the same tensor")

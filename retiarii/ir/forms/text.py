@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from retiarii.errors import GraphError
-from retiarii.ir.context import GraphContext, InputSpec
+from retiarii.ir.context import FixedSize, GraphContext, InputSpec
 from retiarii.ir.forms.text_print import print_graph
 from retiarii.ir.forms.text_read import LineReader
 from retiarii.ir.graph import Graph
@@ -40,6 +40,7 @@ class _Draft:
     training: bool = True
     forward: InputSpec | None = None
     fixed: set[str] = field(default_factory=set)
+    sizes: list[FixedSize] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
     ties: dict[str, str] = field(default_factory=dict)
     modes: dict[str, bool] = field(default_factory=dict)
@@ -104,6 +105,7 @@ def _assemble(draft: _Draft, last: LineReader) -> Graph:
         modes=draft.modes,
         frozen=frozenset(draft.frozen),
         fixed=frozenset(draft.fixed),
+        sizes=tuple(draft.sizes),
         types=TypeCache(draft.batch),
     )
     assert draft.outputs is not None
@@ -195,10 +197,14 @@ def _read_forward(line: LineReader, draft: _Draft) -> None:
 
 
 def _read_fixed(line: LineReader, draft: _Draft) -> None:
-    what = line.name("batch or training")
-    if what not in ("batch", "training"):
-        line.fail(f"{what!r} cannot be fixed", "batch and training can")
-    draft.fixed.add(what)
+    what = line.name("batch, size or training")
+    if what == "size":
+        number, dim = line.integer("an input's number"), line.integer("a dimension")
+        draft.sizes.append(FixedSize(number, dim))
+    elif what in ("batch", "training"):
+        draft.fixed.add(what)
+    else:
+        line.fail(f"{what!r} cannot be fixed", "batch, size and training can")
 
 
 def _read_frozen(line: LineReader, draft: _Draft) -> None:

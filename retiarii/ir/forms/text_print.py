@@ -55,6 +55,8 @@ def _lines(graph: Graph) -> Iterator[str]:
     yield f"  forward ({', '.join(_parameters(graph))})"
     for what in sorted(context.fixed):
         yield f"  fixed {what}"
+    for size in context.sizes:
+        yield f"  fixed size {size.input} {size.dim}"
     for key in sorted(context.frozen):
         yield f"  frozen {_quoted(key)}"
     for alias, key in context.ties.items():

@@ -21,7 +21,12 @@ from retiarii.ir.types import Ref, Result, map_leaves
 
 
 def assemble(
-    trace: Trace, inputs: ExampleInputs, state: ModelState, sources: Sources, training: bool
+    trace: Trace,
+    inputs: ExampleInputs,
+    state: ModelState,
+    sources: Sources,
+    training: bool,
+    types: TypeCache,
 ) -> Graph:
     """The graph of a trace.
 
@@ -31,12 +36,12 @@ def assemble(
         state: what the user's model holds.
         sources: makes the nodes of parameters and buffers.
         training: the model's flag.
+        types: the memory of inference.
     """
     nodes = _alive([e for e in trace.events if isinstance(e, NodeRecord)], trace)
     read = {ref.node for record in nodes for ref in record.inputs}
     read.update(ref.node for ref in refs_in(trace.outputs))
     used = [key for key in state.tensors if key in read and key not in state.ties]
-    types = TypeCache(inputs.batch)
     held = _held_by_modules(nodes, state)
     idle = [
         key
@@ -72,6 +77,7 @@ def assemble(
         modes=dict(state.modes),
         frozen=state.frozen,
         fixed=trace.fixed,
+        sizes=trace.bound,
         types=types,
     )
     return Graph.build(records, outputs, structure, context)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from retiarii.ir.context import FixedSize
 from retiarii.ir.node import NodeRecord
+from retiarii.ir.tracing.sizes import SizeLog
 from retiarii.ir.types import ByMode, Ref
 
 
@@ -45,6 +47,8 @@ class Trace:
         random: whether Python's or NumPy's random numbers were drawn.
         stateful: whether forward changed attributes of modules.
         fixed: what it stands for one value of only: "batch", "training".
+        sizes: the sizes that the code read and used.
+        bound: sizes of inputs that it stands for one value of only.
     """
 
     batch: int
@@ -57,6 +61,8 @@ class Trace:
     random: bool
     stateful: bool
     fixed: frozenset[str] = frozenset()
+    sizes: SizeLog | None = None
+    bound: tuple[FixedSize, ...] = ()
 
 
 class NodeNames:
@@ -78,6 +84,16 @@ class NodeNames:
     def own(self, wanted: str) -> str:
         """A reserved name, for its owner: ``wanted``, or ``wanted@1`` for a further call."""
         return self._numbered(wanted, "@", frozenset())
+
+    def take(self, names: Iterable[str], counts: Mapping[str, int]) -> None:
+        """Takes names that were given before in a trace like this one."""
+        self._taken.update(names)
+        self._count.update(counts)
+
+    def counts(self, path: str) -> dict[str, int]:
+        """How the names at a module's path, and below it, are numbered by now."""
+        below = f"{path}." if path else ""
+        return {n: i for n, i in self._count.items() if n == path or n.startswith(below)}
 
     def _numbered(self, wanted: str, mark: str, reserved: frozenset[str]) -> str:
         name, number = wanted, self._count.get(wanted, 0)

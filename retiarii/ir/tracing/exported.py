@@ -12,7 +12,9 @@ from torch.export import ExportedProgram
 from torch.nn import functional
 
 from retiarii.errors import ParseError
+from retiarii.ir.context import FixedSize
 from retiarii.ir.tracing.exported_norms import restore_norms
+from retiarii.ir.tracing.inputs import ExampleInputs
 
 
 def opened(program: ExportedProgram) -> nn.Module:
@@ -58,13 +60,7 @@ def fixed_by(program: ExportedProgram, batch: int) -> frozenset[str]:
     Raises:
         ParseError: it was exported for another batch size, and for no other.
     """
-    inputs = set(program.graph_signature.user_inputs)
-    shapes = (
-        node.meta["val"].shape
-        for node in program.graph.nodes
-        if node.name in inputs and isinstance(node.meta.get("val"), torch.Tensor)
-    )
-    size = next((shape[0] for shape in shapes if shape), None)
+    size = next((value.shape[0] for value in _input_values(program) if value.dim()), None)
     mode = {"training"} if _trains(program) else set()
     if type(size) is not int:
         return frozenset(mode)
@@ -75,6 +71,39 @@ def fixed_by(program: ExportedProgram, batch: int) -> frozenset[str]:
             fix="export it with dynamic_shapes, or leave the example inputs out",
         )
     return frozenset({"batch", *mode})
+
+
+def sizes_of(program: ExportedProgram, inputs: ExampleInputs) -> tuple[FixedSize, ...]:
+    """The sizes of inputs that a program was exported for, and no others; without the batch.
+
+    Args:
+        program: an exported program.
+        inputs: the example inputs.
+
+    Raises:
+        ParseError: one of these has another size.
+    """
+    found = []
+    given = zip(_input_values(program), inputs.tensors(), inputs.names, strict=False)
+    for number, (value, tensor, name) in enumerate(given):
+        follows = inputs.batch_dim(tensor)
+        for dim, size in enumerate(value.shape):
+            if type(size) is int and dim != follows:
+                found.append(FixedSize(number, dim))
+                if tensor.shape[dim] != size:
+                    raise ParseError(
+                        f"the program was exported for {name}.shape[{dim}] == {size}",
+                        where=f"the example input {name!r}, of shape {tuple(tensor.shape)}",
+                        fix="export it with dynamic_shapes, or give inputs of that size",
+                    )
+    return tuple(found)
+
+
+def _input_values(program: ExportedProgram) -> list[torch.Tensor]:
+    """The tensors among the inputs, as the program has them: dynamic sizes are symbols."""
+    inputs = set(program.graph_signature.user_inputs)
+    values = (node.meta.get("val") for node in program.graph.nodes if node.name in inputs)
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 # Operators that do something else in training -> which argument says so.

@@ -28,6 +28,9 @@ METADATA = frozenset(
     | {"is_shared", "type_dtype", "__hash__", "__repr__", "__format__", "__dir__", "get_device"}
 )
 
+# Of these, what tells sizes.
+SIZES = frozenset({"shape.get", "size", "numel", "nelement", "nbytes.get", "stride", "__len__"})
+
 # Change modes of autograd, not tensors.
 PASSED = frozenset({"_set_grad_enabled", "set_grad_enabled", "_saved_tensors_hooks_enable"})
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from retiarii.ir.node import NodeRecord
+from retiarii.ir.tracing.bound import bound_sizes
 from retiarii.ir.tracing.by_mode import merge_modes
 from retiarii.ir.tracing.events import Leave, Trace
 from retiarii.ir.tracing.session import Session
@@ -46,15 +47,24 @@ class Generaliser:
             Unlowerable: a submodule depends on either in a way that no node stands for.
         """
         made = self._at_once() or self._step_by_step()
-        inputs = self._session.inputs
+        session = self._session
+        inputs = session.inputs
         if inputs.ambiguous and not self._ran_elsewhere():
             # Another guess at which dimensions are the batch.
-            self._session.inputs = replace(inputs, anywhere=True)
+            session.inputs = replace(inputs, anywhere=True)
             self._made = {key: made for key, made in self._made.items() if key[0] == self._batch}
             made = self._at_once() or self._step_by_step()
             if not self._ran_elsewhere():
-                self._session.inputs = inputs
-        return replace(made, fixed=self._fixed())
+                session.inputs = inputs
+        return replace(made, fixed=self._fixed(), bound=bound_sizes(session, self._of_modes()))
+
+    def _of_modes(self) -> Iterator[Trace]:
+        """A trace of each mode that the model runs in, the example's first."""
+        yield self._first
+        for (_, training), made in self._made.items():
+            if made is not None and training != self._first.training:
+                yield made
+                return
 
     def _ran_elsewhere(self) -> bool:
         return any(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from retiarii.ir.tracing.structure import (
 )
 from retiarii.ir.types import Result
 
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -38,6 +42,8 @@ class ExampleInputs:
         device: the device of the first tensor.
         anywhere: of each tensor the first dimension of the batch's size follows it, and not the
             leading one alone: recurrent states have their batch behind the layers.
+        other: sizes to try: (number of the tensor, dimension) -> size.
+        positional: what the parameters are called that ``args`` are given to.
     """
 
     args: tuple[Any, ...]
@@ -49,6 +55,8 @@ class ExampleInputs:
     has_batch: bool
     device: torch.device
     anywhere: bool = False
+    other: Mapping[tuple[int, int], int] = field(default_factory=lambda: MappingProxyType({}))
+    positional: tuple[str, ...] = ()
 
     @property
     def ambiguous(self) -> bool:
@@ -61,18 +69,36 @@ class ExampleInputs:
         """The tensor inputs, in the order of ``names``."""
         return tensors_in((self.args, self.kwargs))
 
+    def batch_dim(self, tensor: torch.Tensor) -> int | None:
+        """The dimension of an input that is the batch, if there is one."""
+        shape = list(tensor.shape)
+        if self.has_batch and self.batch in (shape if self.anywhere else shape[:1]):
+            return shape.index(self.batch)
+        return None
+
     def meta(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments without storage, at another batch size."""
 
+        numbers = itertools.count()
+
         def twin(tensor: torch.Tensor) -> torch.Tensor:
-            shape = list(tensor.shape)
-            if self.has_batch and self.batch in (shape if self.anywhere else shape[:1]):
-                shape[shape.index(self.batch)] = batch
+            shape, number = list(tensor.shape), next(numbers)
+            follows = self.batch_dim(tensor)
+            if follows is not None:
+                shape[follows] = batch
+            for (of, dim), size in self.other.items():
+                if of == number:
+                    shape[dim] = size
             made = torch.empty(shape, dtype=tensor.dtype, device="meta")
             return made.requires_grad_(tensor.requires_grad)
 
         args: tuple[Any, ...] = map_tensors(twin, self.args)
         return args, map_tensors(twin, self.kwargs)
+
+    def shown(self) -> str:
+        """What was given for which parameter of ``forward``."""
+        bound = {**dict(zip(self.positional, self.args, strict=False)), **self.kwargs}
+        return ", ".join(f"{name}: {_kind(value)}" for name, value in bound.items()) or "none"
 
     @staticmethod
     def bind(model: nn.Module, example: Any) -> ExampleInputs:
@@ -82,7 +108,7 @@ class ExampleInputs:
             ParseError: ``forward`` does not take them.
         """
         args, kwargs = _arguments(model, example)
-        signature = inspect.signature(model.forward)
+        signature = _signature(model)
         bound = _bound(signature, args, kwargs, model)
         params: list[tuple[str, Any]] = []
         keyword_only: set[str] = set()
@@ -96,6 +122,7 @@ class ExampleInputs:
             if kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
                 keyword_only.add(name)
         tensors = tensors_in((args, kwargs))
+        _check_plain(dict(zip(names, tensors, strict=True)))
         counted = next((i for i, t in enumerate(tensors) if t.dim()), None)
         return ExampleInputs(
             args,
@@ -106,7 +133,17 @@ class ExampleInputs:
             counted or 0,
             counted is not None,
             tensors[0].device if tensors else torch.device("cpu"),
+            positional=tuple(name for name, _ in params),
         )
+
+
+def _signature(model: nn.Module) -> inspect.Signature:
+    """What ``forward`` takes; any arguments by position where it does not say (a builtin)."""
+    try:
+        return inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        anything = inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)
+        return inspect.Signature([anything])
 
 
 def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -114,12 +151,13 @@ def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[st
         return example, {}
     if type(example) is not dict:
         return (example,), {}
-    signature = inspect.signature(model.forward)
+    signature = _signature(model)
     if all(isinstance(key, str) for key in example):
         try:
             signature.bind(**example)
         except TypeError:
-            pass
+            if example.keys() & signature.parameters.keys():
+                return (), dict(example)  # by name, and some are wrong
         else:
             return (), dict(example)
     # A model that takes one dict, given as it is.
@@ -134,12 +172,65 @@ def _bound(
 ) -> inspect.BoundArguments:
     try:
         return signature.bind(*args, **kwargs)
-    except TypeError as error:
+    except TypeError:
+        takes = ", ".join(str(p).partition(":")[0] for p in _bare(signature).values())
         raise ParseError(
-            f"forward does not take these example inputs: {error}",
-            where=f"{type(model).__name__}.forward{signature}",
+            f"forward takes ({takes}), and these example inputs do not fit: "
+            + _misfit(signature, args, kwargs),
+            where=f"{type(model).__name__}.forward",
             fix="give a tensor, a tuple of positional arguments, or a dict of arguments by name",
         ) from None
+
+
+def _bare(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    """The parameters without their annotations."""
+    empty = inspect.Parameter.empty
+    return {name: p.replace(annotation=empty) for name, p in signature.parameters.items()}
+
+
+def _misfit(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What was given, what is missing, and what is too much."""
+    names = [n for n, p in signature.parameters.items() if p.kind in _BY_POSITION]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    required = [
+        name
+        for name, p in signature.parameters.items()
+        if p.default is inspect.Parameter.empty and p.kind not in _VARIADIC
+    ]
+    missing = [name for name in required if name not in given]
+    unknown = [name for name in kwargs if name not in signature.parameters]
+    parts = [f"given {', '.join(f'{n}: {_kind(v)}' for n, v in given.items()) or 'nothing'}"]
+    if missing:
+        parts.append(f"missing {', '.join(missing)}")
+    if unknown:
+        parts.append(f"it has no {', '.join(unknown)}")
+    if len(args) > len(names):
+        parts.append(f"{len(args)} positional arguments for {len(names)}")
+    return "; ".join(parts)
+
+
+def _kind(value: Any) -> str:
+    """A value in an error message."""
+    if isinstance(value, torch.Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"{kind}{[] if value.is_nested else list(value.shape)}"
+    return "None" if value is None else type(value).__qualname__
+
+
+def _check_plain(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Inputs that no graph has: the trace would take them for others.
+
+    Raises:
+        ParseError: there is one.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+            what = "nested" if tensor.is_nested else "sparse or quantized"
+            raise ParseError(
+                f"the example input {name!r} is a {what} tensor",
+                where=f"argument {name!r} of forward",
+                fix="give a dense one, and make it such inside of the model",
+            )
 
 
 def _flat_parameters(

@@ -10,7 +10,7 @@ from torch import nn
 
 from retiarii.errors import GraphError
 from retiarii.ir.ops import OPS, constructor_attrs, module_attrs, module_op
-from retiarii.ir.tracing.results import Results
+from retiarii.ir.tracing.memory import Memory
 from retiarii.ir.types import Attrs
 
 _HOOKS = (
@@ -63,16 +63,24 @@ def _held(module: nn.Module) -> tuple[int, ...]:
 class Layers:
     """Recognises layers; remembers how each (class, arguments) comes out of its constructor.
 
+    Args:
+        memory: what is known of layers already.
+
     Attributes:
         results: what layers, and functions beside them, return.
     """
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[str, Attrs], nn.Module | None] = {}
+    def __init__(self, memory: Memory | None = None) -> None:
+        memory = memory or Memory()
+        self._made = memory.layers
         # By identity; the module is kept so that its number stays its own.
         self._known: dict[int, tuple[nn.Module, _Look, tuple[str, Attrs] | None]] = {}
         self._out_of_place: dict[Attrs, Attrs] = {}
-        self.results = Results()
+        self.results = memory.results
+
+    def forget(self) -> None:
+        """Lets go of the modules that it saw."""
+        self._known.clear()
 
     def out_of_place(self, attrs: Attrs) -> Attrs:
         """The arguments of a layer that does not write its input."""

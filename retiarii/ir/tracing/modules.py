@@ -17,6 +17,7 @@ from retiarii.ir.tracing.fallback import RealRun
 from retiarii.ir.tracing.isolate import python_random_kept, python_random_state
 from retiarii.ir.tracing.layers import Layers
 from retiarii.ir.tracing.recorder import Recorder
+from retiarii.ir.tracing.replay import Replay, Replays
 from retiarii.ir.tracing.signals import NeedsRealTypes, Unlowerable
 from retiarii.ir.tracing.state import ModelState
 from retiarii.ir.tracing.structure import (
@@ -40,6 +41,7 @@ class ModuleCalls:
         state: of the copy.
         layers: recognises layers.
         opaque: path -> why it stays one node.
+        replays: the calls that were traced before.
     """
 
     _recorder: Recorder
@@ -48,15 +50,28 @@ class ModuleCalls:
     _random: tuple[Any, ...] | None
 
     def __init__(
-        self, state: ModelState, layers: Layers, opaque: Mapping[str, Unlowerable]
+        self,
+        state: ModelState,
+        layers: Layers,
+        opaque: Mapping[str, Unlowerable],
+        replays: Replays,
     ) -> None:
         self._layers = layers
         self._opaque = opaque
         self._calls: dict[str, int] = {}
         self._thread = threading.get_ident()
         self.failure: tuple[str, Exception] | None = None
+        self._modules = tuple(state.modules.values())
         for path, module in state.modules.items():
             module.__dict__["_compiled_call_impl"] = functools.partial(self.call, module, path)
+        self._replay = Replay(replays, state)
+
+    def close(self) -> None:
+        """Lets go of the modules, which else would live until Python looks for cycles."""
+        for module in self._modules:
+            module.__dict__.pop("_compiled_call_impl", None)
+        self._layers.forget()
+        self._replay.forget()
 
     def begin(
         self, recorder: Recorder, real: RealRun | None, batches: tuple[int, int], watch: bool
@@ -75,6 +90,7 @@ class ModuleCalls:
         self._random = python_random_state() if watch else None
         self._calls.clear()
         self.failure = None
+        self._replay.begin()
 
     def call(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """What happens where the model calls ``module``."""
@@ -87,6 +103,7 @@ class ModuleCalls:
             raise Unlowerable("runs a custom autograd.Function, whose backward is its own", site)
         self._watch(site)
         if path in self._opaque:
+            self._replay.enter(path)
             with recorder.off():
                 return self._opaque_call(module, path, args, kwargs, site)
         with recorder.off():
@@ -94,8 +111,28 @@ class ModuleCalls:
             if layer is not None:
                 made = self._layer_call(module, path, layer, args, kwargs, site)
                 if made is not NotImplemented:
+                    self._replay.enter(path)
                     return made
-        return self._enter(module, path, args, kwargs, site)
+        return self._play_or_enter(module, path, args, kwargs, site)
+
+    def _play_or_enter(
+        self, module: nn.Module, path: str, args: Any, kwargs: Any, site: str | None
+    ) -> Any:
+        recorder, replay = self._recorder, self._replay
+        if self._random is not None or any(_is_below(p, path) for p in self._opaque):
+            replay.enter(path)
+            return self._enter(module, path, args, kwargs, site)
+        with recorder.off():
+            setting = (torch.compiler.is_compiling(), torch.get_default_dtype())
+            asked = replay.ask(recorder, path, (args, kwargs), site, setting)
+            if asked is not None and asked.call is not None:
+                return replay.play(recorder, asked)
+            before = replay.state(recorder, asked) if asked is not None else ()
+        result = self._enter(module, path, args, kwargs, site)
+        if asked is not None:
+            with recorder.off():
+                replay.keep(recorder, asked, before, result)
+        return result
 
     def _enter(self, module: nn.Module, path: str, args: Any, kwargs: Any, site: str | None) -> Any:
         recorder = self._recorder
@@ -124,7 +161,8 @@ class ModuleCalls:
     def _frozen(self, result: Any) -> Any:
         """What a module returned, for comparison with another trace."""
         try:
-            return freeze_structure(result, self._recorder.read)
+            bare = self._recorder.sizes.plain(result, used=False)
+            return freeze_structure(bare, self._recorder.read)
         except NotAStructureError:
             return type(result).__qualname__
 
@@ -298,6 +336,10 @@ class ModuleCalls:
             return torch.empty(shape, dtype=value.dtype, device="meta")
 
         return rebuild(structure, leaf)
+
+
+def _is_below(path: str, above: str) -> bool:
+    return path.startswith(f"{above}." if above else "")
 
 
 def _bound(spec: OpSpec, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import operator
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from retiarii.ir.tracing.devices import Devices
 from retiarii.ir.tracing.events import Event, NodeNames
 from retiarii.ir.tracing.norms import WrittenNorms, is_batch_norm
 from retiarii.ir.tracing.signals import Unlowerable, first_line
+from retiarii.ir.tracing.sizes import Size, SizeLog
 from retiarii.ir.tracing.sources import Sources
 from retiarii.ir.tracing.structure import (
     NotAStructureError,
@@ -46,6 +49,7 @@ class Recorder(TorchFunctionMode):
         devices: what ``tensor.device`` shows.
         sites: finds the user's line.
         norms: recognises layers that a forward spells out.
+        sizes: notes which sizes the code depends on.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Recorder(TorchFunctionMode):
         devices: Devices,
         sites: CallSites,
         norms: WrittenNorms,
+        sizes: SizeLog,
     ) -> None:
         super().__init__()
         self.values: Values = sources.values
@@ -63,6 +68,7 @@ class Recorder(TorchFunctionMode):
         self.devices = devices
         self.sites = sites
         self.norms = norms
+        self.sizes = sizes
         self.results = norms.layers.results
         self.events: list[Event] = []
         self.path = ""
@@ -77,6 +83,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = known.name_of(func)
+        if name in known.SIZES:
+            return self._size(func, name, args, kwargs)
         if name in known.METADATA or name in known.PASSED:
             return func(*args, **kwargs)
         if name == "_assert":
@@ -92,6 +100,30 @@ class Recorder(TorchFunctionMode):
         if name == "device.get":
             return self.entry(args[0]).device
         return self.call(func, name, args, kwargs)
+
+    def _size(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A size, or several, as the code may hold them: see `sizes`."""
+        made = func(*args, **kwargs)
+        tensor = args[0]
+        entry = self.values.find(tensor)
+        if entry is None or entry.storage.lasting is not None or entry.concrete:
+            return made  # follows from the code alone
+        if type(made) is torch.Size:
+            return self.sizes.shape(made, entry.ref, sys._getframe(2), self._line)
+        picked: Iterable[int] = range(tensor.dim())
+        if name == "size":
+            picked = (operator.index(args[1] if len(args) > 1 else kwargs["dim"]) % tensor.dim(),)
+        elif name == "__len__":
+            picked = (0,)
+        dims = frozenset((entry.ref, dim) for dim in picked)
+        self.sizes.reads(dims, self._line)
+        if type(made) is int and name != "__len__":
+            return Size.of(made, dims, self.sizes)
+        self.sizes.use(dims)  # `len` makes a plain integer of it
+        return made
+
+    def _line(self) -> str | None:
+        return self.sites.here()[0] or self.site
 
     def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Executes and records one call.
@@ -117,6 +149,7 @@ class Recorder(TorchFunctionMode):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], site: str | None
     ) -> Any:
         self._check(name, kwargs)
+        args, kwargs = self.sizes.plain(args), self.sizes.plain(kwargs)
         if name in known.REWRITES:
             return known.REWRITES[name](self.run, *args, **kwargs)
         given = tensors_in((args, kwargs))

@@ -44,12 +44,15 @@ _PER_SAMPLE: Mapping[str, frozenset[int]] = MappingProxyType(
 
 
 class Results:
-    """Remembers what equal calls returned, through all traces of a model."""
+    """Remembers what equal calls returned, through all traces of a model, or of several."""
 
     def __init__(self) -> None:
         self._made: dict[Any, Any] = {}
         self._samples: dict[Any, tuple[tuple[int, ...], torch.dtype, bool]] = {}
         self._sharing: set[str] = set()  # ops whose results may be views
+
+    def __len__(self) -> int:
+        return len(self._made) + len(self._samples)
 
     def of_layer(
         self,
@@ -71,7 +74,8 @@ class Results:
         made = like_input(module, op, operands)
         if made is not None:
             return made
-        what = (op, attrs, module.training)
+        learns = any(t is not None and t.requires_grad for t in module._parameters.values())
+        what = (op, attrs, module.training, learns)
         if len(operands) == 1 and operands[0].dim() in _PER_SAMPLE.get(op, ()):
             return self._of_samples(what, op, operands, call)
         return self._remembered(what, op, operands, call)

@@ -12,16 +12,19 @@ from torch import nn
 from retiarii.errors import ParseError
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.tracing.devices import Devices
+from retiarii.ir.tracing.doubt import is_doubtful
 from retiarii.ir.tracing.events import NodeNames, Trace
 from retiarii.ir.tracing.fallback import RealRun
 from retiarii.ir.tracing.inputs import ExampleInputs
 from retiarii.ir.tracing.isolate import Snapshot, meta_copy, python_random_state
 from retiarii.ir.tracing.layers import Layers
+from retiarii.ir.tracing.memory import Memory
 from retiarii.ir.tracing.modules import ModuleCalls
 from retiarii.ir.tracing.norms import WrittenNorms
 from retiarii.ir.tracing.recorder import Recorder
 from retiarii.ir.tracing.scripted import scripts_opened
 from retiarii.ir.tracing.signals import Broken, NeedsRealTypes, Unlowerable, first_line
+from retiarii.ir.tracing.sizes import Code, SizeLog
 from retiarii.ir.tracing.sources import Sources
 from retiarii.ir.tracing.state import ModelState
 from retiarii.ir.tracing.structure import NotAStructureError, freeze_structure, tensors_in
@@ -38,6 +41,7 @@ class Session:
         model: the user's; untouched, unless it cannot be copied (the caller restores it).
         example: its example inputs.
         original: the model's attributes as they were.
+        memory: what parses of other models found out.
 
     Attributes:
         opaque: path -> why the module stays one node.
@@ -45,7 +49,7 @@ class Session:
             numbers to save work (masks that mask nothing) and does not change results.
     """
 
-    def __init__(self, model: nn.Module, example: Any, original: Snapshot) -> None:
+    def __init__(self, model: nn.Module, example: Any, original: Snapshot, memory: Memory) -> None:
         self.model = model
         self.state = ModelState.of(model)
         self.compiling = False
@@ -56,7 +60,9 @@ class Session:
             if path and (reason := _opaque_by_nature(module)) is not None
         }
         self._original = original
-        self._layers = Layers()
+        self._layers = Layers(memory)
+        self._replays = memory.replays
+        self._code = Code()
         self._real: RealRun | None = None
         self._isolate()
 
@@ -64,8 +70,12 @@ class Session:
         self._copy = meta_copy(self.model, self.state)  # between traces it is as it is now
         self._copied = ModelState.of(self._copy)
         self._held = Held.of(self._copied, self.state)
-        self._calls = ModuleCalls(self._copied, self._layers, self.opaque)
+        self._calls = ModuleCalls(self._copied, self._layers, self.opaque, self._replays)
         self._clean = Snapshot(self._copy)
+
+    def close(self) -> None:
+        """At the end of all traces."""
+        self._calls.close()
 
     # --- traces ------------------------------------------------------------------------------
 
@@ -115,7 +125,8 @@ class Session:
         names = NodeNames(frozenset(self.state.tensors) | frozenset(self.state.modules))
         sites = CallSites(ModuleCalls.call.__code__)
         norms = WrittenNorms(self._copied.modules, self._layers)
-        recorder = Recorder(sources, names, devices, sites, norms)
+        sizes = SizeLog(self._code)
+        recorder = Recorder(sources, names, devices, sites, norms, sizes)
         args, kwargs = self.inputs.meta(batch)
         inputs = self._enter_inputs(recorder, args, kwargs)
         self._calls.begin(recorder, self._real, (self.inputs.batch, batch), watch)
@@ -140,6 +151,7 @@ class Session:
             outputs,
             python_random_state() != before,
             self._clean.differs(),
+            sizes=sizes,
         )
 
     def _check_assigned(self) -> None:
@@ -167,6 +179,7 @@ class Session:
 
     def _outputs(self, recorder: Recorder, result: Any) -> Any:
         try:
+            result = recorder.sizes.plain(result)
             frozen = freeze_structure(result, recorder.read, records=True)
             return map_leaves(recorder.devices.attr, frozen)
         except NotAStructureError as error:
@@ -209,7 +222,7 @@ class Session:
         place = f"module {broken.path!r} ({kind})" if broken.path else f"the model itself ({kind})"
         cause = f"{type(broken.error).__name__}: {first_line(broken.error)}"
         return ParseError(
-            f"the model does not run on its example inputs: {cause}",
+            f"the model does not run on its example inputs ({self.inputs.shown()}): {cause}",
             where=f"{place}, {broken.where}" if broken.where else place,
             fix="call the model on the same example inputs, and change it or them until it runs",
         )
@@ -228,6 +241,8 @@ class Session:
                     made = self.trace(self.inputs.batch, self.model.training, watch=True)
                 if made.stateful:
                     self._check_repeatable(made)
+                if self._real is None and is_doubtful(made, self._copied):
+                    self.run_for_real()
                 return made
             except NeedsRealTypes:
                 self.run_for_real()

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import numbers
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,31 +84,33 @@ def freeze_structure(
         NotAStructureError: a value in it that the IR cannot hold.
     """
 
-    def enter(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return leaf(value)
-        kind = type(value)
-        if kind is list:
-            return FrozenList(map(enter, value))
-        if kind in _DICTS:
-            return FrozenDict((constant(k), enter(v)) for k, v in value.items())
-        fields = fields_of(value)
-        if fields is not None:
-            return (TypeOf(kind), FrozenDict((constant(k), enter(v)) for k, v in fields.items()))
-        if isinstance(value, tuple):
-            return tuple(map(enter, value))
-        if isinstance(value, slice):
-            return slice(*map(enter, (value.start, value.stop, value.step)))
-        if records and isinstance(value, type):
-            return TypeOf(value)
-        if records and is_record(value):
-            return (TypeOf(kind), FrozenDict((k, enter(v)) for k, v in vars(value).items()))
-        return constant(value)
-
     try:
-        return enter(value)
+        return _frozen(value, leaf, records)
     except RecursionError:
         raise NotAStructureError(f"a {type(value).__qualname__} that holds itself") from None
+
+
+def _frozen(value: Any, leaf: Callable[[torch.Tensor], Any], records: bool) -> Any:
+    if isinstance(value, torch.Tensor):
+        return leaf(value)
+    kind = type(value)
+    enter = partial(_frozen, leaf=leaf, records=records)
+    if kind is list:
+        return FrozenList(map(enter, value))
+    if kind in _DICTS:
+        return FrozenDict((constant(k), enter(v)) for k, v in value.items())
+    fields = fields_of(value)
+    if fields is not None:
+        return (TypeOf(kind), FrozenDict((constant(k), enter(v)) for k, v in fields.items()))
+    if isinstance(value, tuple):
+        return tuple(map(enter, value))
+    if isinstance(value, slice):
+        return slice(*map(enter, (value.start, value.stop, value.step)))
+    if records and isinstance(value, type):
+        return TypeOf(value)
+    if records and is_record(value):
+        return (TypeOf(kind), FrozenDict((k, enter(v)) for k, v in vars(value).items()))
+    return constant(value)
 
 
 def plain_results(value: Any, leaf: Callable[[torch.Tensor], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,8 @@ class Writes:
     """Follows writes for a recorder (`values.Editor`)."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+        # Without a cycle, a trace is gone as soon as nothing needs it.
+        self._recorder: Recorder = weakref.proxy(recorder)
         self._values = recorder.values
 
     def check(self, bound: BoundCall, entries: dict[int, Entry]) -> None:

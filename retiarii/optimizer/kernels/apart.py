@@ -22,10 +22,14 @@ class ModelStream:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self._cpu = self.generator
-        if device.type != "cpu":
-            self._cpu = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device)
+        self._cpu = self.generator if device.type == "cpu" else torch.Generator()
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Begins anew, in place: a CUDA graph goes on to draw from the very generator."""
+        self.generator.manual_seed(seed)
+        self._cpu.manual_seed(seed)
         self._python = random.Random(seed).getstate()
         self._numpy = np.random.RandomState(seed % 2**32).get_state()
 

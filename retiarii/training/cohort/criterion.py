@@ -13,7 +13,7 @@ from retiarii.training.cohort.failure import reraise_memory
 from retiarii.training.cohort.loss_rows import ROWS
 from retiarii.training.cohort.losses import stacked_loss
 from retiarii.training.cohort.outputs import Outputs
-from retiarii.training.cohort.placing import placed
+from retiarii.training.cohort.placing import Placer
 from retiarii.training.losses import Loss
 
 Failures = dict[int, Exception]
@@ -28,24 +28,27 @@ class Criterion:
     Args:
         loss: as given.
         models: how many there are.
-        device: where the losses are computed.
+        place: of the device where the losses are computed.
         dtype: of the models.
         run: ``(model, call)``: runs a user's code under the model's random numbers.
+
+    Attributes:
+        ours: whether it is one of ``torch.nn``.
     """
 
     def __init__(
         self,
         loss: Loss,
         models: int,
-        device: torch.device,
+        place: Placer,
         dtype: torch.dtype | None,
         run: Callable[[int, Callable[[], Any]], Any],
     ) -> None:
-        self._ours = type(loss.given) in ROWS
-        count = 1 if self._ours or not isinstance(loss.given, nn.Module) else models
-        self._losses = [loss.on(device, dtype) for _ in range(count)]
+        self.ours = type(loss.given) in ROWS
+        self._place = place
+        count = 1 if self.ours or not isinstance(loss.given, nn.Module) else models
+        self._losses = [loss.on(place.device, dtype) for _ in range(count)]
         self._models = models
-        self._device = device
         self._run = run
 
     @property
@@ -82,7 +85,7 @@ class Criterion:
             left = [p for p, model in enumerate(each.models) if model not in gone]
             if not left:
                 continue
-            part, wrong = self._of(each.only(left), targets)
+            part, wrong = self._of(each.only(left, self._place), targets)
             failed.update(wrong)
             if part is not None:
                 parts.append(part)
@@ -91,7 +94,7 @@ class Criterion:
     def _of(
         self, outputs: Outputs, targets: Any
     ) -> tuple[tuple[tuple[int, ...], Tensor] | None, Failures]:
-        if self._ours:
+        if self.ours:
             try:
                 return (outputs.models, stacked_loss(self._losses[0], outputs.value, targets)), {}
             except Exception as error:
@@ -111,11 +114,11 @@ class Criterion:
 
     def _vector(self, parts: Sequence[tuple[tuple[int, ...], Tensor]]) -> Tensor:
         if not parts:
-            return torch.zeros(self._models, device=self._device)
+            return torch.zeros(self._models, device=self._place.device)
         values = torch.cat([losses.detach() for _, losses in parts])
         models = [model for part, _ in parts for model in part]
         if models == list(range(self._models)):
             return values
         return values.new_zeros(self._models).index_copy_(
-            0, placed(models, torch.int64, values.device), values
+            0, self._place(models, torch.int64), values
         )

@@ -187,6 +187,7 @@ class FlatOptimizer(CohortOptimizer):
         self, flat: FlatParameters, descriptions: Sequence[Optimizer], captured: bool = False
     ) -> None:
         self._flat = flat
+        self._captured = captured
         self._descriptions = tuple(descriptions)
         self._rate: tuple[tuple[float, ...], Number] | None = None
         self._maximize = Flag(self._field("maximize"))
@@ -244,7 +245,8 @@ class FlatOptimizer(CohortOptimizer):
 
     @torch.no_grad()
     def step(self, grad: FlatGradient, lr: Rates, skip: Tensor | None = None) -> None:
-        if skip is not None and skip.device.type == "cpu" and not bool(skip.any()):
+        looks = skip is not None and skip.device.type == "cpu" and not self._captured
+        if skip is not None and looks and not bool(skip.any()):
             # Looking costs nothing on a CPU, and nothing needs to be put back.
             skip = None
         rate, key = self._rates(lr)

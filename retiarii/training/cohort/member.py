@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from retiarii.ir.graph import Graph
+from retiarii.optimizer.arguments import taken
 from retiarii.training.checkpoint import Checkpoint
+from retiarii.training.cohort.part import Part
 from retiarii.training.cohort.state import scored_weights
-from retiarii.training.cohort.trainer import Part
 from retiarii.training.loop import Settings
 from retiarii.training.record import Record
 from retiarii.training.structure import float_dtype
@@ -89,7 +90,7 @@ def _key(member: Member) -> Hashable:
         settings.shuffle,
         float_dtype(member.module),
         tuple(node.type for node in graph.inputs),
-        repr(graph.context.forward),
+        taken(graph.context.forward),
     )
 
 

@@ -13,7 +13,7 @@ from retiarii.ir.types import Result
 from retiarii.optimizer.forest import SHARED
 from retiarii.optimizer.merged import MergedModel
 from retiarii.optimizer.program import Program
-from retiarii.training.cohort.placing import placed
+from retiarii.training.cohort.placing import Placer
 from retiarii.training.structure import map_tensors
 
 
@@ -33,14 +33,14 @@ class Outputs:
         """What the model at a place returned."""
         return map_tensors(lambda t: t[place], self.value)
 
-    def only(self, places: list[int]) -> Outputs:
-        """Of the models at these places alone."""
+    def only(self, places: list[int], place: Placer) -> Outputs:
+        """Of the models at these places alone; ``place`` is of the tensors' device."""
         if len(places) == len(self.models):
             return self
         models = tuple(self.models[p] for p in places)
         return Outputs(
             models,
-            map_tensors(lambda t: t[placed(places, torch.int64, t.device)], self.value),
+            map_tensors(lambda t: t[place(places, torch.int64)], self.value),
         )
 
 
@@ -67,10 +67,12 @@ class OutputReader:
 
     Args:
         merged: the merged model.
+        place: of its device.
     """
 
-    def __init__(self, merged: MergedModel) -> None:
+    def __init__(self, merged: MergedModel, place: Placer) -> None:
         self._merged = merged
+        self._place = place
         self._found: dict[bool, tuple[_Alike, ...]] = {}
 
     def read(self, tensors: list[Tensor]) -> list[Outputs]:
@@ -82,17 +84,17 @@ class OutputReader:
         mode = self._merged.training
         if mode not in self._found:
             self._found[mode] = _alike(self._merged.program)
-        return [_taken(alike, tensors) for alike in self._found[mode]]
+        return [_taken(alike, tensors, self._place) for alike in self._found[mode]]
 
 
-def _taken(alike: _Alike, tensors: list[Tensor]) -> Outputs:
+def _taken(alike: _Alike, tensors: list[Tensor], place: Placer) -> Outputs:
     values = []
     for position in alike.positions:
         tensor = tensors[position.stack]
         if position.plain:
             tensor = tensor.expand(len(alike.models), *tensor.shape)
         elif position.places is not None:
-            tensor = tensor[placed(position.places, torch.int64, tensor.device)]
+            tensor = tensor[place(position.places, torch.int64)]
         values.append(tensor)
     value = rebuild(alike.structure, lambda v: values[v.index] if isinstance(v, Result) else v)
     return Outputs(alike.models, value)

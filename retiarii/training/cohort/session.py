@@ -14,8 +14,9 @@ from retiarii.optimizer.stats import Stats
 from retiarii.training.checkpoint import Checkpoint
 from retiarii.training.cohort.failure import fail, out_of_memory
 from retiarii.training.cohort.member import Member, compatible, is_whole
+from retiarii.training.cohort.part import Attach
 from retiarii.training.cohort.single import single_trainer
-from retiarii.training.cohort.trainer import Attach, CohortTrainer
+from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.loop import EpochTrainer, Settings, Task, finish_alone, trained_parameters
 from retiarii.training.record import InTraining, Record
 from retiarii.training.trial import Trial, describe_error, failures_end
@@ -115,7 +116,8 @@ class _Session:
             self.largest = (len(left) + 1) // 2
             left[0].note(
                 f"a cohort of {len(left)} does not fit the memory; going on with {self.largest} "
-                "at a time"
+                "at a time",
+                fits=self.largest,
             )
             self.run(left)
             return
@@ -180,6 +182,8 @@ class _Session:
                 continue
             if running.members != behind:
                 running = self._merged(running, active, behind)
+                if torch.cuda.is_available():
+                    _free_memory()  # of the trainer before, which its CUDA graphs hold on to
             self._advance(running)
 
     def _merged(
@@ -215,6 +219,11 @@ class _Session:
                     result,
                     partial(_state, trainer, index),
                 )
+        for phrase in trainer.execution:
+            # That nothing is compiled is the usual.
+            if phrase not in running.said and not phrase.startswith("eager"):
+                running.said.add(phrase)
+                running.members[0].trial.note(phrase)
 
 
 def _described(stats: Stats) -> str:
@@ -240,6 +249,7 @@ class _Running:
     def __init__(self, members: list[Member], trainer: CohortTrainer | None) -> None:
         self.members = members
         self.trainer = trainer
+        self.said: set[str] = set()
 
     def state_of(self, member: Member) -> Checkpoint:
         """What a member's training goes on from."""

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from retiarii.training.cohort.failure import reraise_memory
-from retiarii.training.cohort.trainer import Attach, CohortTrainer, Part
+from retiarii.training.cohort.part import Attach, Part
+from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.loop import Task
 
 

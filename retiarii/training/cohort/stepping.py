@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from retiarii.training.cohort.accumulation import GradientSum
 from retiarii.training.cohort.averaging import FlatAverages
 from retiarii.training.cohort.clipping import Clipping
 from retiarii.training.cohort.optimizers import build_optimizer
-from retiarii.training.cohort.placing import placed
+from retiarii.training.cohort.placing import Placer
 from retiarii.training.cohort.rates import Progress, Rates
 from retiarii.training.cohort.scaling import LossScales
 from retiarii.training.cohort.stacks import FlatGradient, FlatParameters
@@ -42,15 +42,23 @@ class Stepping:
     Args:
         merged: on its device.
         parts: its models.
-        device: that device.
+        place: of that device.
+        captured: keep on the device whatever changes from step to step, so that `compute` can be
+            recorded.
 
     Attributes:
         rates: the schedules.
         last_rates: each model's learning rate in its last step of this epoch.
     """
 
-    def __init__(self, merged: MergedModel, parts: Sequence[Stepped], device: torch.device) -> None:
-        self._device = device
+    def __init__(
+        self,
+        merged: MergedModel,
+        parts: Sequence[Stepped],
+        place: Placer,
+        captured: bool = False,
+    ) -> None:
+        self._place = place
         self._settings = [part.settings for part in parts]
         stacks = [stack for stack in merged.storage.stacks if stack.trainable]
         self._params = [getattr(merged, stack.name) for stack in stacks]
@@ -60,7 +68,7 @@ class Stepping:
             self._params, owners, len(parts), [_order(merged, i, p) for i, p in enumerate(parts)]
         )
         described = [s.optimizer for s in self._settings]
-        self._optimizer = build_optimizer(self._flat, described)
+        self._optimizer = build_optimizer(self._flat, described, captured)
         self.rates = Rates(
             [s.schedule for s in self._settings],
             [s.optimizer.lr for s in self._settings],  # type: ignore[attr-defined]
@@ -68,14 +76,18 @@ class Stepping:
         self._clipping = Clipping(self._flat, [s.grad_clip for s in self._settings])
         averaged = any(s.ema is not None for s in self._settings)
         decays = [s.ema for s in self._settings]
-        self._averages = FlatAverages(self._flat, decays) if averaged else None
+        self._averages = FlatAverages(self._flat, decays, captured) if averaged else None
         fp16 = self._settings[0].amp == "fp16"
+        device = place.device
         self._scales = LossScales(self._flat, device) if fp16 else None
         gathers = any(s.accumulate > 1 for s in self._settings)
         self._sum = GradientSum(self._flat) if gathers else None
         self._steps = [0] * len(parts)
         self._epoch_steps = [1] * len(parts)
         self.last_rates = [0.0] * len(parts)
+        self._lr = [0.0] * len(parts)
+        self._placed_lr = torch.zeros(len(parts), dtype=torch.float64, device=device)
+        self._captured = captured
         self._known: dict[tuple[bool, ...], set[int]] = {}
 
     # --- an epoch ---------------------------------------------------------------------------------
@@ -88,7 +100,28 @@ class Stepping:
         """Within it the weights are those to score and to store."""
         return nullcontext() if self._averages is None else self._averages.applied()
 
-    def step(self, losses: Losses, shares: Sequence[Share], gone: Set[int]) -> set[int]:
+    def begin_step(self, due: Sequence[bool]) -> None:
+        """Find out the learning rates of a batch's step: `compute` is of the device alone.
+
+        Args:
+            due: the models that make a step.
+        """
+        if not any(due):
+            return
+        progress = zip(self._steps, self._settings, self._epoch_steps, strict=True)
+        found = self.rates.at([Progress(s, own.epochs * e, e) for s, own, e in progress])
+        if self._captured and found != self._lr:
+            self._placed_lr.copy_(torch.tensor(found, dtype=torch.float64), non_blocking=True)
+        self._lr = found
+
+    def end_step(self, due: Sequence[bool]) -> None:
+        """Count the step that `compute` has made, or is making."""
+        for model, flag in enumerate(due):
+            if flag:
+                self._steps[model] += 1
+                self.last_rates[model] = self._lr[model]
+
+    def compute(self, losses: Losses, shares: Sequence[Share], gone: Set[int]) -> set[int]:
         """Take one batch's gradient, and update the models whose step it completes.
 
         Args:
@@ -131,42 +164,35 @@ class Stepping:
         values = torch.cat([part for _, part in losses])
         if any(model in gone for model in models):
             kept = [i for i, model in enumerate(models) if model not in gone]
-            values = values[placed(kept, torch.int64, values.device)]
+            values = values[self._place(kept, torch.int64)]
             models = [models[i] for i in kept]
         own = [weights[model] for model in models]
         if any(w != own[0] for w in own):
-            values = values * placed(own, values.dtype, values.device)
+            values = values * self._place(own, values.dtype)
         elif own[0] != 1.0:
             values = values * own[0]
         if self._scales is not None:
-            where = placed(models, torch.int64, values.device)
+            where = self._place(models, torch.int64)
             values = values * self._scales.scales[where].to(values.dtype)
         return values.sum()
 
     def _update(self, gradient: FlatGradient, due: Sequence[bool]) -> None:
-        lr = self.rates.at(
-            [
-                Progress(step, settings.epochs * epoch_steps, epoch_steps)
-                for step, settings, epoch_steps in zip(
-                    self._steps, self._settings, self._epoch_steps, strict=True
-                )
-            ]
-        )
         skip = None
         if not all(due):
-            skip = placed([not flag for flag in due], torch.bool, self._device)
+            skip = self._place([not flag for flag in due], torch.bool)
         overflown = None if self._scales is None else self._scales.unscale(gradient)
         self._clipping.apply(gradient)
         still = overflown if skip is None or overflown is None else skip | overflown
+        lr = self._placed_lr if self._captured else self._lr
         self._optimizer.step(gradient, lr, skip if still is None else still)
         if self._scales is not None and overflown is not None:
             self._scales.update(overflown, skip)
         if self._averages is not None:
             self._averages.update(skip)
-        for model, flag in enumerate(due):
-            if flag:
-                self._steps[model] += 1
-                self.last_rates[model] = lr[model]
+
+    def state_tensors(self) -> Iterable[Tensor]:
+        """The optimizers' states of all models, for what counts memory."""
+        return self._optimizer.tensors()
 
     # --- one model's state ------------------------------------------------------------------------
 

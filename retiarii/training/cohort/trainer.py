@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from retiarii.ir.graph import Graph
-from retiarii.optimizer.collecting import without_collection
-from retiarii.optimizer.compile import Options
-from retiarii.optimizer.lift import Model
-from retiarii.optimizer.merge import check_mergeable
+from retiarii.optimizer.compiling import UNKNOWN
 from retiarii.optimizer.merged import MergedModel
 from retiarii.optimizer.stats import Stats
 from retiarii.seeding import derive
 from retiarii.training.accumulation import Share, shares
 from retiarii.training.checkpoint import Checkpoint
 from retiarii.training.cohort.criterion import Criterion, Failures
+from retiarii.training.cohort.cuda_graphs import recorder_of
 from retiarii.training.cohort.failure import reraise_memory
+from retiarii.training.cohort.looking import Looking
+from retiarii.training.cohort.merging import merge_parts, steps_left
 from retiarii.training.cohort.meters import CohortMeters
 from retiarii.training.cohort.outputs import OutputReader, Outputs
-from retiarii.training.cohort.state import load_module, tensors_of
+from retiarii.training.cohort.pacing import Pacing
+from retiarii.training.cohort.part import Attach, Attached, Part
+from retiarii.training.cohort.placing import Placer
+from retiarii.training.cohort.recordable import unrecordable
+from retiarii.training.cohort.recording import Done, RecordedSteps, Recorder
+from retiarii.training.cohort.state import tensors_of
 from retiarii.training.cohort.stepping import Stepping
 from retiarii.training.data import Source
 from retiarii.training.loop import (
     AMP,
     STEPS_BETWEEN_LOOKS,
-    Settings,
     Task,
     check_validated,
     full,
@@ -44,44 +47,12 @@ from retiarii.training.rng import Stream
 from retiarii.training.sampling import Plan
 from retiarii.training.structure import caller, float_dtype, map_tensors
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One model of a cohort.
-
-    Attributes:
-        graph: what it computes.
-        module: a module of that graph that holds its weights; it is only read.
-        settings: how it is trained.
-        state: what its training goes on from; ``None`` begins it.
-    """
-
-    graph: Graph
-    module: nn.Module
-    settings: Settings
-    state: Checkpoint | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """What a cohort trains on.
-
-    Attributes:
-        task: whose sources may give what a frozen part has made of the samples.
-        rest: for the modes of such sources (the training flag), what computes the output stacks
-            of what they give.
-    """
-
-    task: Task
-    rest: Mapping[bool, Callable[[Sequence[Tensor]], list[Tensor]]] = field(default_factory=dict)
-
-
-# A call takes at least so many seconds, forward and backward; this share of a training may be
-# spent on measuring what is best fused.
-_CALL: Final = 60e-6
-_MEASURED: Final = 0.1
-# What a cohort's merged model, one of its parts, and its task are trained with.
-Attach = Callable[[MergedModel, Part, Task], Attached]
+AMP_TEXTS: Final = MappingProxyType(
+    {
+        "bf16": "bf16 where autocast takes it",
+        "fp16": "fp16 where autocast takes it, with a loss scale for each model",
+    }
+)
 
 
 class CohortTrainer:
@@ -96,6 +67,7 @@ class CohortTrainer:
         task: what they are trained for.
         attach: makes sources that begin where the models' frozen part ends, see `FrozenCache`.
         merged: the models merged, with their present weights, where they are that already.
+        record: what records steps on a device, so that they are replayed: a CUDA graph on a GPU.
 
     Attributes:
         parts: as given.
@@ -115,6 +87,7 @@ class CohortTrainer:
         task: Task,
         attach: Attach | None = None,
         merged: MergedModel | None = None,
+        record: Callable[[torch.device], Recorder | None] = recorder_of,
     ) -> None:
         # Their state is the trainer's from here on.
         self.parts = tuple(replace(part, state=None) for part in parts)
@@ -122,10 +95,18 @@ class CohortTrainer:
         self._settings = parts[0].settings
         self._device = self._settings.device
         self._dtype = float_dtype(parts[0].module)
-        self.merged = self._merge(parts) if merged is None else merged
-        self._reader = OutputReader(self.merged)
-        self.stepping = Stepping(self.merged, parts, self._device)
-        self._criterion = Criterion(task.loss, len(parts), self._device, self._dtype, self._run_as)
+        self.merged = merge_parts(parts, task) if merged is None else merged
+        self._place = Placer(self._device)
+        self._reader = OutputReader(self.merged, self._place)
+        self._criterion = Criterion(task.loss, len(parts), self._place, self._dtype, self._run_as)
+        self._record = record
+        self._recorded, self._eager = self._recording(record(self._device))
+        self.stepping = Stepping(self.merged, parts, self._place, self._recorded is not None)
+        cpu = self._device.type == "cpu"
+        self._looking = Looking(1 if cpu else STEPS_BETWEEN_LOOKS)
+        self._pacing = Pacing(self.merged, max(steps_left(p, task) for p in parts), self._device)
+        self._shapes: list[Outputs] | None = None
+        self._checkable: Any = None
         self._call: Callable[[Any], Any] | None = None
         self._checked: set[str] = set()
         self.epoch = 0
@@ -137,27 +118,6 @@ class CohortTrainer:
         attached = Attached(task) if attach is None else attach(self.merged, parts[0], task)
         self._task = attached.task
         self.rest = attached.rest
-
-    def _merge(self, parts: Sequence[Part]) -> MergedModel:
-        models = []
-        for part in parts:
-            if part.state is not None:
-                load_module(part.module, part.state)
-            # What pays is measured on the device that the models are on.
-            models.append(Model.of(part.graph, part.module.to(self._device)))
-        check_mergeable(models)
-        options = Options(batch=self._settings.batch_size, seconds=self._measuring(parts))
-        with without_collection():
-            return MergedModel(models, [part.module for part in parts], options)
-
-    def _measuring(self, parts: Sequence[Part]) -> float:
-        """Seconds that finding out what pays may take: little, beside the training itself."""
-        batches = math.ceil(self._given.train.sampling.length / self._settings.batch_size)
-        calls = sum(
-            len(p.graph) * (p.settings.epochs - (0 if p.state is None else p.state.epoch))
-            for p in parts
-        )
-        return _MEASURED * _CALL * calls * batches
 
     def without(self, gone: Collection[int], attach: Attach | None = None) -> CohortTrainer:
         """The others in training, with all that theirs goes on from; merged anew in a little time.
@@ -171,12 +131,27 @@ class CohortTrainer:
             for i, part in enumerate(self.parts)
             if i not in gone
         ]
-        return CohortTrainer(parts, self._given, attach, self.merged.without(gone))
+        return CohortTrainer(parts, self._given, attach, self.merged.without(gone), self._record)
 
     @property
     def stats(self) -> Stats:
         """What merging did."""
         return self.merged.stats
+
+    @property
+    def execution(self) -> tuple[str, ...]:
+        """How steps are run, as far as it is known by now: phrases."""
+        amp = self._settings.amp
+        found = [] if amp is None else [AMP_TEXTS[amp]]
+        eager = self._eager if self._recorded is None else self._recorded.refused
+        if eager is not None:
+            found.append(f"steps are not recorded: {eager}")
+        elif self._recorded is not None and self._recorded.recorded:
+            cuda = self._device.type == "cuda"
+            found.append("each step is a CUDA graph" if cuda else "each step is replayed")
+        if self.merged.execution is not UNKNOWN:
+            found.append(self.merged.execution.reason)
+        return tuple(found)
 
     def advance(self) -> list[dict[str, float] | Exception]:
         """Train all models for one epoch, then validate.
@@ -225,6 +200,81 @@ class CohortTrainer:
         """What a model's training goes on from, alone or in another cohort."""
         return Checkpoint(self.epoch, self.tensors(index), self.meta(index))
 
+    # --- one step ---------------------------------------------------------------------------------
+
+    def train_step(self, batch: Batch, shares: Sequence[Share] | None = None) -> Tensor:
+        """One batch's gradient for all models, and the optimizer steps that it completes.
+
+        This is what :meth:`advance` does with each batch of an epoch; a loop of one's own may
+        do it, too. Models whose loss cannot be computed, or is found not to be finite, are in
+        `failed` from then on. A GPU is not waited for.
+
+        Args:
+            batch: on the device, in the models' type.
+            shares: each model's part of a step; by default the batch is a step of all.
+
+        Returns:
+            The losses before the step: ``[K]``, 0 for models that had failed.
+        """
+        if not self.merged.training:
+            self.merged.train()
+        if shares is None:
+            shares = [Share(1.0, True, True)] * len(self.parts)
+        due = [share.ends for share in shares]
+        self.stepping.begin_step(due)
+        if self._recorded is None:
+            with self._pacing:
+                done = self._compute(batch, shares)
+        else:
+            self._checkable = batch.checkable
+            if self._shapes is not None:
+                self._check_labels(self._task.train, batch, self._shapes)
+            # Without accumulation, all steps have the same shares.
+            done = self._recorded(batch, frozenset(self.failed))
+            self._lost(self._looking.add(done.losses))
+        self.failed.update(done.failed)
+        for model in done.without:
+            self.failed.setdefault(model, independent(self.epoch, self._looking.steps - 1))
+        self.stepping.end_step([d and i not in self.failed for i, d in enumerate(due)])
+        return done.losses
+
+    def _recording(self, recorder: Recorder | None) -> tuple[RecordedSteps | None, str | None]:
+        """What records our steps, or why nothing does."""
+        if recorder is None:
+            return None, None
+        self.merged.train()
+        why = unrecordable(self.merged.program, self._criterion, [p.settings for p in self.parts])
+        if why is not None:
+            return None, why
+        whole = [Share(1.0, True, True)] * len(self.parts)
+        random = "self.streams" in self.merged.source
+        steps = RecordedSteps(
+            self._device,
+            recorder,
+            lambda batch: self._compute(batch, whole),
+            lambda: [s.generator for s in self.merged.streams] if random else [],
+        )
+        return steps, None
+
+    def _compute(self, batch: Batch, shares: Sequence[Share]) -> Done:
+        """Forward, losses, backward, update: where it is recorded, all that is in the recording."""
+        source = self._task.train
+        outputs = self._outputs(batch)
+        values, parts, failed = self._losses(source, batch, outputs)
+        if self._recorded is None:
+            self._lost(self._looking.add(values))
+        gone = self.failed.keys() | failed.keys()
+        trained = [(models, losses) for models, losses in parts if losses.requires_grad]
+        without = set(range(len(self.parts))).difference(*(models for models, _ in trained))
+        kept = [(m, losses) for m, losses in trained if not gone >= set(m)]
+        if kept:
+            without |= self.stepping.compute(kept, shares, gone)
+        return Done(values, frozenset(without - gone), failed)
+
+    def _lost(self, found: Iterable[tuple[int, float, int]]) -> None:
+        for model, value, step in found:
+            self.failed.setdefault(model, not_finite(value, self.epoch, step))
+
     # --- one epoch --------------------------------------------------------------------------------
 
     def _train_epoch(self) -> tuple[list[float], list[float]]:
@@ -238,41 +288,19 @@ class CohortTrainer:
             for part in self.parts
         ]
         self.stepping.begin_epoch([sum(share.ends for share in own) for own in every])
-        interval = 1 if self._device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        self._looking.begin()
         losses: list[Tensor] = []
-        looked = 0
         for index, batch in enumerate(self._read(source, plan)):
-            values, parts = self._losses(source, batch, self._outputs(batch))
-            losses.append(values)
-            if len(losses) - looked >= interval:
-                self._look(losses, looked)
-                looked = len(losses)
-            self._backward([own[index] for own in every], parts, index)
+            losses.append(self.train_step(batch, [own[index] for own in every]))
             if len(self.failed) == len(self.parts):
                 break
-        self._look(losses, looked)
+        self._lost(self._looking.look())
         stacked = torch.stack(losses).cpu()
         means = [
             mean_loss(stacked[:, k], plan.sizes, self._criterion.summed)
             for k in range(len(self.parts))
         ]
         return means, self.stepping.last_rates
-
-    def _backward(
-        self,
-        due: Sequence[Share],
-        parts: Sequence[tuple[tuple[int, ...], Tensor]],
-        step: int,
-    ) -> None:
-        """One batch's gradient, and the step of the models whose it completes."""
-        trained = [(models, losses) for models, losses in parts if losses.requires_grad]
-        found = {model for models, _ in trained for model in models}
-        without = set(range(len(self.parts))) - found
-        kept = [(m, losses) for m, losses in trained if not self.failed.keys() >= set(m)]
-        if kept:
-            without |= self.stepping.step(kept, due, self.failed.keys())
-        for model in without:
-            self.failed.setdefault(model, independent(self.epoch, step))
 
     def _validate(self) -> dict[int, tuple[float, float]]:
         self.merged.eval()
@@ -283,13 +311,15 @@ class CohortTrainer:
         with torch.no_grad():
             for batch in self._read(source, plan):
                 outputs = self._outputs(batch)
-                losses.append(self._losses(source, batch, outputs)[0])
+                values, _, failed = self._losses(source, batch, outputs)
+                self.failed.update(failed)
+                losses.append(values)
                 if not meters.active:
                     continue
                 for each in outputs:
                     left = [p for p, m in enumerate(each.models) if m not in self.failed]
                     if left:
-                        own = each.only(left)
+                        own = each.only(left, self._place)
                         precise = Outputs(own.models, map_tensors(full, own.value))
                         self.failed.update(meters.update(precise, batch.targets))
         stacked = torch.stack(losses).cpu()
@@ -326,12 +356,18 @@ class CohortTrainer:
 
     def _losses(
         self, source: Source, batch: Batch, outputs: Sequence[Outputs]
-    ) -> tuple[Tensor, list[tuple[tuple[int, ...], Tensor]]]:
-        self._check_labels(source, batch, outputs)
+    ) -> tuple[Tensor, list[tuple[tuple[int, ...], Tensor]], Failures]:
+        if self._recorded is None or source is not self._task.train:
+            self._check_labels(source, batch, outputs)
+        elif self._shapes is None:
+            # What is recorded has the labels, and not where they can be looked at for free.
+            self._check_labels(source, batch._replace(checkable=self._checkable), outputs)
+            # Labels of the batches to come are looked at outside of what is recorded.
+            self._shapes = [
+                Outputs(o.models, map_tensors(lambda t: t.to("meta"), o.value)) for o in outputs
+            ]
         with self._autocast():
-            values, parts, failed = self._criterion(outputs, batch.targets, self.failed)
-        self.failed.update(failed)
-        return values, parts
+            return self._criterion(outputs, batch.targets, self.failed)
 
     def _check_labels(self, source: Source, batch: Batch, outputs: Sequence[Outputs]) -> None:
         """Labels in memory are looked at once and all together, others batch by batch."""
@@ -353,15 +389,3 @@ class CohortTrainer:
 
     def _run_as(self, model: int, call: Callable[[], Any]) -> Any:
         return self.merged.streams[model].run(call)
-
-    def _look(self, losses: list[Tensor], start: int) -> None:
-        """Finds the models whose loss has become NaN or infinite."""
-        if start == len(losses):
-            return
-        values = torch.stack(losses[start:])
-        if bool(torch.isfinite(values).all()):
-            return
-        for offset, row in enumerate(values.tolist()):
-            for model, value in enumerate(row):
-                if not math.isfinite(value) and model not in self.failed:
-                    self.failed[model] = not_finite(value, self.epoch, start + offset)

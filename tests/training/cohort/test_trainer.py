@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -18,8 +19,10 @@ from retiarii.testing.cohorts import (
     check_state,
     parts_of,
 )
-from retiarii.training.cohort.trainer import CohortTrainer, Part
+from retiarii.training.cohort.part import Part
+from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from retiarii.training.readers import Batch
 from retiarii.training.schedules import Constant, Cosine, OneCycle, ReduceOnPlateau, StepDecay
 from retiarii.training.supervised import Supervised
 
@@ -155,6 +158,47 @@ def test_the_rate_falls_on_a_plateau_of_each(mixture):
     cohort = check_cohort(made, candidates_trials(mixture[:5]))
     multipliers = {cohort.meta(i)["schedule"]["multiplier"] for i in range(5)}
     assert len(multipliers) > 1
+
+
+def test_a_loop_of_ones_own(mixture):
+    """Steps on batches that somebody else makes; evaluation in between does not matter."""
+    made, trials = evaluator(optimizer=SGD(lr=0.1, momentum=0.5)), candidates_trials(mixture[:3])
+    parts = parts_of(made, trials)
+    alone = [copy.deepcopy(part.module) for part in parts]
+    cohort = CohortTrainer(parts, made.task)
+    cohort.merged.seed([7, 8, 9])
+    x, y = images()
+    losses = []
+    for start in (0, 20, 40):
+        cohort.merged.eval()
+        batch = Batch(x[start : start + 20], y[start : start + 20], 20, None)
+        losses.append(cohort.train_step(batch))
+    for index, model in enumerate(alone):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+        torch.manual_seed(7 + index)
+        for step, start in enumerate((0, 20, 40)):
+            optimizer.zero_grad()
+            outputs = model.train()(x[start : start + 20])
+            loss = nn.functional.cross_entropy(outputs, y[start : start + 20])
+            loss.backward()
+            optimizer.step()
+            torch.testing.assert_close(losses[step][index], loss.detach(), rtol=1e-9, atol=0)
+        for name, value in model.state_dict().items():
+            ours = cohort.tensors(index)[f"model.{name}"]
+            torch.testing.assert_close(ours, value, rtol=1e-9, atol=1e-12)
+        assert cohort.meta(index)["step"] == 3
+
+
+def test_a_model_that_fails_in_a_loop_of_ones_own(mixture):
+    made, trials = evaluator(), candidates_trials(mixture[:3])
+    cohort = CohortTrainer(parts_of(made, trials), made.task)
+    x, y = images()
+    with torch.no_grad():
+        cohort.merged.tensor_of(1, "0.weight").fill_(math.nan)
+    losses = cohort.train_step(Batch(x[:9], y[:9], 9, None))
+    assert torch.isfinite(losses).tolist() == [True, False, True]
+    assert list(cohort.failed) == [1]
+    assert cohort.train_step(Batch(x[:9], y[:9], 9, None))[1] == 0
 
 
 def own_loss(outputs, targets):

@@ -1,0 +1,1 @@
+"""Several objectives: what is measured of a model, which trials no other beats, and limits."""
