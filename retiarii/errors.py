@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -97,7 +98,11 @@ class TrialError(RetiariiError):
 
 
 class DiskError(TrialError):
-    """A disk that cannot be written: no trial is at fault, and the search ends until it can."""
+    """A disk that takes nothing more: no trial is at fault, and the search ends until it does."""
+
+
+#: The system's errors that are a disk's, and no file's or program's.
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 def nearest(word: str, known: list[str], limit: int = 3) -> str:

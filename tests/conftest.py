@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import retiarii
+
 # One thread a process: the models here are small, and tests may start processes of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What pays on this machine is no matter here: all that can be is fused.
@@ -42,3 +44,13 @@ def space_file(tmp_path: Path) -> SpaceFile:
         return file
 
     return write
+
+
+@pytest.fixture
+def epochs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A space file that notes every epoch in ``epochs.log``; other processes can load it."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(retiarii.__file__).parents[1]))
+    file = tmp_path / "project" / "space.py"
+    file.parent.mkdir()
+    file.write_text((SPACES / "epochs.py").read_text())
+    return file

@@ -114,8 +114,8 @@ def _table(live: Live) -> None:
         shown = ", ".join(idle[:10]) + (" ..." if len(idle) > 10 else "")
         typer.echo(f"idle:   {shown}")
     if live.waiting:
-        first = ", ".join(map(str, live.next)) + (" ..." if live.waiting > len(live.next) else "")
-        typer.echo(f"next:   {live.waiting} wait: trials {first}")
+        shown = ", ".join(map(str, live.next)) + (" ..." if live.waiting > len(live.next) else "")
+        typer.echo(f"next:   {live.waiting} wait: trials {shown}")
     if live.phase == "confirm":
         typer.echo("confirming the best: the trials are those of DIR/confirm")
     ago = max(0.0, time.time() - live.updated)

@@ -129,7 +129,7 @@ def _ray(on: Hardware, ground: Ground) -> Executor:
             fix="run it as a file: retiarii run space.py --executor ray",
         )
     source = FileSource(ground.source.path, ground.source.digest)
-    return RayExecutor(source, ground.directory, on.address, on.workers, on.need)
+    return RayExecutor(source, ground.directory, on.address, on.workers, on.need, logs=ground.logs)
 
 
 EXECUTORS: Mapping[str, Callable[[Hardware, Ground], Executor]] = MappingProxyType(

@@ -8,7 +8,7 @@ is given to calls as integers makes no size follow anything: parsing notes that 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from retiarii.ir.node import NodeRecord
@@ -25,48 +25,53 @@ Rule = Callable[[NodeRecord, list[Sizes]], Sizes | None]
 
 
 class Reach:
-    """Where sizes come from.
+    """Where sizes come from; worked out for the values that are asked about, and remembered.
 
     Args:
         starts: the records of inputs, each with the dimensions that count: not the batch.
-        nodes: all other records, in order.
-        source: makes the record of a parameter or buffer that is not among them, by its name.
+        record_of: finds the record of a node by its name.
     """
 
     def __init__(
         self,
-        starts: Sequence[tuple[NodeRecord, frozenset[int]]],
-        nodes: Iterable[NodeRecord],
-        source: Callable[[str], NodeRecord] | None = None,
+        starts: Iterable[tuple[NodeRecord, frozenset[int]]],
+        record_of: Callable[[str], NodeRecord],
     ) -> None:
-        self._sizes: dict[Ref, Sizes] = {}
-        self._shapes: dict[Ref, tuple[int, ...]] = {}
+        self._record_of = record_of
         self._rules: dict[str, Rule | None] = {}
+        self._sizes: dict[str, list[Sizes]] = {}
         for number, (record, dims) in enumerate(starts):
             made = [
                 frozenset({(number, d)}) if d in dims else _NONE
                 for d in range(len(record.types[0].shape))
             ]
-            self._enter(record, [tuple(made)])
-        for record in nodes:
-            for ref in record.inputs:
-                if source is not None and ref not in self._sizes:
-                    held = source(ref.node)
-                    self._enter(held, self._made(held))
-            self._enter(record, self._made(record))
+            self._sizes[record.name] = [tuple(made)]
 
     def of(self, ref: Ref, dim: int) -> Origins:
         """The input sizes that a size follows."""
-        return self._sizes[ref][dim]
+        known, stack = self._sizes, [ref.node]
+        while stack:
+            if stack[-1] in known:
+                stack.pop()
+                continue
+            record = self._record_of(stack[-1])
+            missing = [above.node for above in record.inputs if above.node not in known]
+            if missing:
+                stack += missing
+            else:
+                known[stack.pop()] = self._made(record)
+        return known[ref.node][ref.index][dim]
 
-    def _enter(self, record: NodeRecord, sizes: list[Sizes]) -> None:
-        for index, (kind, made) in enumerate(zip(record.types, sizes, strict=True)):
-            ref = Ref(record.name, index)
-            self._sizes[ref] = made
-            self._shapes[ref] = kind.shape
+    def forget(self, name: str, users_of: Callable[[str], Iterable[str]]) -> None:
+        """A node is another one: what was found about it, and behind it, is not known any more."""
+        stack = [name]
+        while stack:
+            gone = stack.pop()
+            if self._sizes.pop(gone, None) is not None:
+                stack += users_of(gone)
 
     def _made(self, record: NodeRecord) -> list[Sizes]:
-        given = [self._sizes[ref] for ref in record.inputs]
+        given = [self._sizes[ref.node][ref.index] for ref in record.inputs]
         if not any(any(sizes) for sizes in given):
             return [(_NONE,) * len(kind.shape) for kind in record.types]
         if record.op not in self._rules:
@@ -75,7 +80,7 @@ class Reach:
         made = None
         try:
             if rule is _broadcast:
-                made = _broadcast_sizes(given, [self._shapes[ref] for ref in record.inputs])
+                made = _broadcast_sizes(given, [self._shape(ref) for ref in record.inputs])
             elif rule is not None:
                 made = rule(record, given)
         except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
@@ -87,6 +92,9 @@ class Reach:
             else (_NONE.union(*(o for sizes in given for o in sizes)),) * len(kind.shape)
             for index, kind in enumerate(record.types)
         ]
+
+    def _shape(self, ref: Ref) -> tuple[int, ...]:
+        return self._record_of(ref.node).types[ref.index].shape
 
 
 def _broadcast(record: NodeRecord, given: list[Sizes]) -> Sizes | None:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import torch
 
+from retiarii.optimizer.arrange import arrange
 from retiarii.optimizer.choose import Choice, choose
 from retiarii.optimizer.dedup import dedup, storage_of
 from retiarii.optimizer.group import group
-from retiarii.optimizer.layout import layout
 from retiarii.optimizer.lift import Model, lift
 from retiarii.optimizer.lower import Code, lower
 from retiarii.optimizer.plan import Plan
@@ -96,7 +96,7 @@ def compile_plan(
         forest = dedup(forest, None if held is None else held[1])
         _show("dedup", forest)
     choice = options.choice or _GIVEN.get(options.fuse)
-    plan = layout(group(forest)) if choice is None or choice.fuse else group(forest, _nothing)
+    plan = arrange(forest) if choice is None or choice.fuse else group(forest, _nothing)
     _show("group and layout", plan)
     if choice is None:
         batch = models[0].graph.context.batch

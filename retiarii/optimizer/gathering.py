@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from types import MappingProxyType
 from typing import Final
 
@@ -10,12 +11,6 @@ from retiarii.optimizer.rules.base import Call, literal
 
 # Writes the call from (dimension, the pieces of each operand as a tuple's text, the call).
 Writer = Callable[[int, Sequence[str], Call], str | None]
-
-
-def _add(dim: int, operands: Sequence[str], call: Call) -> str | None:
-    if len(operands) != 2 or call.attrs or call.inputs[0] != call.inputs[1]:
-        return None
-    return f"kernels.gathered_add({dim}, {operands[0]}, {operands[1]})"
 
 
 def _relu(dim: int, operands: Sequence[str], call: Call) -> str | None:
@@ -31,9 +26,21 @@ def _scale(dim: int, operands: Sequence[str], call: Call) -> str | None:
     return f"kernels.gathered_scale({dim}, {operands[0]}, {literal(factor)})"
 
 
-_WRITERS: Final[Mapping[str, Writer]] = MappingProxyType(
-    {"add": _add, "relu": _relu, "mul": _scale}
-)
+_WRITERS: Final[Mapping[str, Writer]] = MappingProxyType({"relu": _relu, "mul": _scale})
+
+
+def gathered_sum(dim: int, addends: Sequence[tuple[int, int, str]]) -> str:
+    """Code for the sum of pieces that each lie somewhere in it.
+
+    Args:
+        dim: along which members are stacked.
+        addends: (first member, last + 1, expression) of each, in the order of addition.
+    """
+    places = {(a, b) for a, b, _ in addends}
+    if len(places) == 1:
+        return reduce(lambda sum_, text: f"torch.add({sum_}, {text})", [t for _, _, t in addends])
+    bounds = ", ".join(f"({a}, {b})" for a, b, _ in addends)
+    return f"kernels.gathered_sum({dim}, ({bounds},), ({', '.join(t for _, _, t in addends)},))"
 
 
 def gathered_call(dim: int, operands: Sequence[Sequence[str]], call: Call) -> str | None:

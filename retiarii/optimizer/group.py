@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from retiarii.optimizer.forest import SHARED, Forest, Item, Port
 from retiarii.optimizer.plan import Group, OutputStack, Plan
+from retiarii.optimizer.repeat import BESIDE, readers_of
 from retiarii.optimizer.rules.base import Call, Form, Fusion
 from retiarii.optimizer.rules.registry import lower_group
 from retiarii.optimizer.scheduling.problem import Problem, Scheduler
@@ -33,19 +34,30 @@ _WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
 Wanted = Callable[[Call, tuple[bool, ...]], bool]
 
 
-def group(forest: Forest, wanted: Wanted | None = None, schedule: Scheduler = restarts) -> Plan:
+def group(
+    forest: Forest,
+    wanted: Wanted | None = None,
+    schedule: Scheduler = restarts,
+    beside: bool = False,
+) -> Plan:
     """Groups the forest's items.
 
     Args:
         forest: deduplicated or not.
         wanted: which calls to fuse, of those that a rule can; ``None`` is all.
         schedule: the rule by which ready nodes are batched.
+        beside: whether calls around convolutions follow their groups, so that nothing is copied
+            between them.
     """
     worker = _Grouping(forest, wanted)
     nodes = [i for i, item in enumerate(forest.items) if item.leaf is None]
     number = {item: n for n, item in enumerate(nodes)}
     kinds: dict[Any, int] = {}
-    types = [kinds.setdefault(worker.kind(i), len(kinds)) for i in nodes]
+    keys: list[Any] = [worker.kind(i) for i in nodes]
+    if beside:
+        readers = readers_of(forest.items)
+        keys = [(key, worker.beside(i, readers)) for i, key in zip(nodes, keys, strict=True)]
+    types = [kinds.setdefault(key, len(kinds)) for key in keys]
     before = [
         [
             number[p]
@@ -84,6 +96,23 @@ class _Grouping:
         # The backward pass of a group gives all its members gradients, zeros where need be. Alone,
         # what leads to no loss has none, and optimizers leave it alone.
         return item.call, item.no_grad, fixed, self._held(item), self._ways[number]
+
+    def beside(self, number: int, readers: Sequence[Sequence[int]]) -> Any:
+        """The kind of the call that reads what an item makes, or makes what it reads."""
+        item = self._items[number]
+        if item.owner == SHARED or item.call.spec.fuse in BESIDE:
+            return None
+        beside = {r for r in readers[number] if self._items[r].call.spec.fuse in BESIDE}
+        if len(item.call.operands) == 1 and len(beside) == len(readers[number]) > 0:
+            kinds = {self.kind(r) for r in beside}
+            if len(kinds) == 1:
+                return "before", kinds.pop()
+        source = item.inputs[0].item if len(item.call.operands) == 1 else None
+        if source is None or self._items[source].leaf is not None:
+            return None
+        if self._items[source].call.spec.fuse in BESIDE and len(readers[source]) == 1:
+            return "behind", self.kind(source)
+        return None
 
     def group(self, members: list[int]) -> Group:
         item = self._items[members[0]]

@@ -10,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from retiarii.optimizer.plan import Group, OutputStack, Plan
+from retiarii.optimizer.sums import inlinable, terms
 
-_ROUNDS = 3
+_ROUNDS = 2
+# Forests of more items are swept once: about 500 models.
+_MOST = 40_000
+# In place of an item, where a sum has no further term; and where that is sorted.
+_NOTHING = -1
+_LAST = (1 << 30, 0)
 
 
 def layout(plan: Plan) -> Plan:
@@ -39,42 +45,52 @@ class _Layout:
         self._orders: list[list[int]] = [list(g.members) for g in plan.groups]
         self._group_of = [-1] * len(items)
         self._sources: list[tuple[int, ...]] = [()] * len(items)  # the items that each reads
+        sums = inlinable(plan)
         for g, group in enumerate(plan.groups):
             for m in group.members:
                 self._group_of[m] = g
-                self._sources[m] = tuple([p.item for p in items[m].inputs])
+        # Sums that are computed where they are read have no place, and come last in their groups.
+        self._orders = [[m for m in order if m not in sums] for order in self._orders]
+        self._left = [[m for m in g.members if m in sums] for g in plan.groups]
         self._place = [0] * len(items)
-        # For each group: the inputs that are neither shared nor leaves.
-        self._reads: list[list[int]] = [
-            [
-                j
-                for j, shared in enumerate(group.shared)
-                if not shared and items[items[group.members[0]].inputs[j].item].leaf is None
-            ]
-            for group in plan.groups
-        ]
+        # For each group: the rows of what it reads that are neither shared nor leaves. Sums are
+        # read as further rows, in which some members have nothing.
+        self._reads: list[list[int]] = []
+        for group, order in zip(plan.groups, self._orders, strict=True):
+            rows: list[list[int]] = []
+            for j, shared in enumerate(group.shared):
+                first = items[group.members[0]].inputs[j].item
+                if shared or items[first].leaf is not None:
+                    continue
+                listed = [terms(items[m].inputs[j], items, sums) for m in order]
+                for row in range(max(map(len, listed), default=0)):
+                    rows.append([t[row].item if row < len(t) else _NOTHING for t in listed])
+            for place, m in enumerate(order):
+                self._sources[m] = tuple(row[place] for row in rows)
+            self._reads.append(list(range(len(rows))))
         self._readers: list[list[tuple[int, int]]] = [[] for _ in plan.groups]
-        for g, group in enumerate(plan.groups):
+        for g, order in enumerate(self._orders):
             for j in self._reads[g]:
-                sources = {self._group_of[items[m].inputs[j].item] for m in group.members}
-                for source in sources:
+                read = {self._sources[m][j] for m in order} - {_NOTHING}
+                for source in {self._group_of[item] for item in read}:
                     self._readers[source].append((g, j))
 
     def run(self) -> Plan:
         self._rank_models()
-        best, kept = float("inf"), [list(o) for o in self._orders]
-        for _ in range(_ROUNDS):
+        self._forward()
+        best, kept = self._total(), [list(o) for o in self._orders]
+        for _ in range(_ROUNDS if len(self._place) <= _MOST else 1):
+            self._backward()
             self._forward()
             total = self._total()
             if total < best:
                 best, kept = total, [list(o) for o in self._orders]
-            self._backward()
         self._orders = kept
         for g in range(len(kept)):
             self._settle(g)
         groups = [
-            Group(g.call, tuple(order), g.shared, g.no_grad, g.fused)
-            for g, order in zip(self._plan.groups, kept, strict=True)
+            Group(g.call, (*order, *left), g.shared, g.no_grad, g.fused)
+            for g, order, left in zip(self._plan.groups, kept, self._left, strict=True)
         ]
         outputs = [self._ordered(out) for out in self._plan.outputs]
         return Plan(self._plan.forest, tuple(groups), tuple(outputs))
@@ -132,11 +148,11 @@ class _Layout:
             self._settle(g)
 
     def _key(self, m: int, first: int, others: Sequence[int]) -> tuple[int, ...]:
-        inputs = self._plan.forest.items[m].inputs
+        sources = self._sources[m]
         key: list[int] = []
         for j in (first, *others):
-            port = inputs[j]
-            key += (self._group_of[port.item], port.result, self._place[port.item])
+            item = sources[j]
+            key += (self._group_of[item], self._place[item]) if item != _NOTHING else _LAST
         return (*key, self._place[m])
 
     def _read_places(self, reader: int, j: int) -> dict[int, int]:
@@ -154,13 +170,16 @@ class _Layout:
         start = 0
         for m in order:
             item = sources[m][j]
+            if item == _NOTHING:
+                last_place = -2
+                continue
             group, at = groups[item], place[item]
             if group != last_group or at != last_place + 1:
                 runs += 1
                 start = at
             last_group, last_place = group, at
-        if runs > 1:
-            return runs + 1.0
+        if runs != 1:
+            return runs + 1.0 if runs else 0.0
         whole = start == 0 and len(self._orders[last_group]) == len(order)
         return 0.0 if whole else 0.5
 

@@ -10,13 +10,14 @@ from typing import Any
 from retiarii.ir.build.expressions import Names
 from retiarii.optimizer.apart import apart_call, single_call
 from retiarii.optimizer.forest import SHARED, Port, shown
-from retiarii.optimizer.gathering import gathered_call
+from retiarii.optimizer.gathering import gathered_call, gathered_sum
 from retiarii.optimizer.lift import is_random, written
 from retiarii.optimizer.plan import Group, Plan
-from retiarii.optimizer.routes import Piece, Routes, Source, route
+from retiarii.optimizer.routes import Piece, Read, Routes, Source, route
 from retiarii.optimizer.rules.base import Form, Fusion, Lowering
 from retiarii.optimizer.rules.registry import lower_group
 from retiarii.optimizer.storage import Storage
+from retiarii.optimizer.sums import inlined, is_sum
 
 _INDENT = "    "
 _PLACEHOLDER = re.compile(r"\$(\d+|streams)")
@@ -55,10 +56,10 @@ class _Variable:
 
 class _Writer:
     def __init__(self, plan: Plan, storage: Storage) -> None:
-        self._plan = plan
+        self._plan, sums = inlined(plan)
         self._items = plan.forest.items
         self._storage = storage
-        self._routes: Routes = route(plan, storage)
+        self._routes: Routes = route(self._plan, storage, sums)
         self._names = Names({"self", "inputs", "batch", "device", "kernels"})
         self._inputs = {
             i: self._names.new(item.name)
@@ -71,6 +72,9 @@ class _Writer:
         self._scope: dict[str, Any] = {}
         self._helpers: dict[str, str] = {}
         self._copies = 0
+        # What several groups read in the same order, gathered once: the last of these groups.
+        self._repeated = self._routes.repeated()
+        self._once: dict[Read, _Variable] = {}
 
     def write(self) -> Code:
         body = [*self._head(), *self._stacks()]
@@ -127,6 +131,7 @@ class _Writer:
 
     def _group(self, g: int, group: Group) -> Iterator[str]:
         item = self._items[group.members[0]]
+        yield from self._gather_once(g, group)
         lowering = self._lowering(g, group)
         gathered = self._gathered(g, group, lowering)
         if gathered is not None:
@@ -191,25 +196,48 @@ class _Writer:
     def _gathered(self, g: int, group: Group, lowering: Lowering) -> Lowering | None:
         """The group in one pass with bringing its members together, where there is such a way."""
         asked = set(lowering.inputs)
-        found = [self._routes.inputs.get((g, j), ()) for j in range(len(lowering.inputs))]
-        if len(asked) != 1 or any(group.shared) or max(map(len, found), default=0) < 2:
+        found = [self._routes.read(g, j) for j in range(len(lowering.inputs))]
+        if len(asked) != 1 or any(group.shared):
             return None
         (form,) = asked
         if form is Form.PLAIN or lowering.results != (form,):
             return None
-        if any(self._variables[p.source].form is not form for read in found for p in read):
+        if any(self._stacked(p, form) is not form for read in found for p in read.pieces):
             return None
-        pieces = [[self._slice(p) for p in read] for read in found]
-        text = gathered_call(_DIM[form], pieces, group.call)
-        if text is None:
+        if any(read in self._once for read in found) or all(read.whole for read in found):
             return None
-        self._copies += sum(len(read) for read in found if len(read) > 1)
+        if is_sum(self._items[group.members[0]], self._items):
+            text = gathered_sum(
+                _DIM[form], [a for read in found for a in self._addends(read, form)]
+            )
+        elif any(read.added for read in found):
+            return None
+        else:
+            pieces = [[self._as(p, form) for p in read.first] for read in found]
+            made = gathered_call(_DIM[form], pieces, group.call)
+            if made is None:
+                return None
+            text = made
+        self._copies += sum(len(read.first) for read in found if not read.whole)
         return Lowering(text, (), lowering.results)
+
+    def _addends(self, read: Read, form: Form) -> Iterator[tuple[int, int, str]]:
+        for at, piece in read.addends:
+            yield at, at + piece.stop - piece.start, self._as(piece, form)
+
+    def _stacked(self, piece: Piece, asked: Form) -> Form:
+        """A piece's form; one member that is called as torch calls it is in any."""
+        form = self._variables[piece.source].form
+        return asked if form is Form.PLAIN else form
+
+    def _as(self, piece: Piece, asked: Form) -> str:
+        form = self._variables[piece.source].form
+        return _converted(self._slice(piece), form, asked, piece.stop - piece.start)
 
     def _form(self, g: int, j: int, shared: bool) -> Form:
         if shared:
             return Form.PLAIN
-        forms = {self._variables[p.source].form for p in self._routes.inputs[g, j]}
+        forms = {self._variables[p.source].form for p in self._routes.read(g, j).pieces}
         forms.discard(Form.PLAIN)
         return forms.pop() if len(forms) == 1 else Form.MEMBERS
 
@@ -237,7 +265,8 @@ class _Writer:
         port = self._items[group.members[0]].inputs[j]
         if port.item in self._inputs:
             return self._shared_as(self._inputs[port.item], asked, size), None
-        found = self._routes.inputs[g, j]
+        read = self._routes.read(g, j)
+        found = read.first
         if group.shared[j]:
             return self._shared_as(self._plain(found[0]), asked, size), None
         if len(found) > 1 and port.item in written(self._items[group.members[0]], self._items):
@@ -246,7 +275,7 @@ class _Writer:
             self._copies += len(found)
             joined = f"{name} = torch.cat(({', '.join(homes)}))"
             return name, (joined, f"kernels.write_back({name}, ({', '.join(homes)}))")
-        return self._joined(found, asked, size), None
+        return self._joined(read, asked, size), None
 
     def _plain(self, piece: Piece) -> str:
         """The one member that all models share."""
@@ -260,21 +289,34 @@ class _Writer:
             return text if size == 1 else f"kernels.spread({text}, {size})"
         return f"{text}.unsqueeze(0)" if size == 1 else f"kernels.expand({text}, {size})"
 
-    def _joined(self, found: Sequence[Piece], asked: Form, size: int) -> str:
-        forms = {self._variables[p.source].form for p in found}
-        if len(found) == 1:
-            piece = found[0]
-            form = self._variables[piece.source].form
-            return _converted(self._slice(piece), form, asked, piece.stop - piece.start)
-        self._copies += len(found)
+    def _gather_once(self, g: int, group: Group) -> Iterator[str]:
+        """Gathers what later groups read in the same order."""
+        for j, shared in enumerate(group.shared):
+            read = self._routes.read(g, j)
+            if shared or read in self._once or self._repeated.get(read, g) <= g:
+                continue
+            form = self._form(g, j, shared)
+            name = self._names.new(f"gathered{g}_{j}")
+            yield f"{name} = {self._joined(read, form, len(group.members))}"
+            self._once[read] = _Variable(name, form, len(group.members))
+
+    def _joined(self, read: Read, asked: Form, size: int) -> str:
+        if read in self._once:
+            once = self._once[read]
+            return _converted(once.name, once.form, asked, size)
+        if read.whole:
+            (piece,) = read.first
+            return _converted(self._slice(piece), self._variables[piece.source].form, asked, size)
+        self._copies += len(read.first)
+        forms = {self._variables[p.source].form for p in read.pieces}
         common = forms.pop() if len(forms) == 1 else asked
         if common is Form.PLAIN:
             common = Form.MEMBERS if asked is Form.PLAIN else asked
-        texts = [
-            _converted(self._slice(p), self._variables[p.source].form, common, p.stop - p.start)
-            for p in found
-        ]
-        joined = f"torch.cat(({', '.join(texts)}){', 1' if common is Form.CHANNELS else ''})"
+        if read.added:
+            joined = gathered_sum(_DIM[common], list(self._addends(read, common)))
+        else:
+            texts = [self._as(p, common) for p in read.first]
+            joined = f"torch.cat(({', '.join(texts)}){', 1' if common is Form.CHANNELS else ''})"
         return _converted(joined, common, asked, size)
 
     def _slice(self, piece: Piece) -> str:
@@ -291,6 +333,9 @@ class _Writer:
     def _drop(self, g: int, dying: Sequence[Source]) -> Iterator[str]:
         """Lets go of what nobody reads again."""
         names: list[str] = []
+        for found, last in self._repeated.items():
+            if last == g and found in self._once:
+                names.append(self._once[found].name)
         for source in dying:
             names.append(self._variables[source].name)
             names += [
@@ -313,7 +358,7 @@ class _Writer:
             elif self._is_shared(out.ports[0]):
                 texts.append(self._variables[found[0].source].name)
             else:
-                texts.append(self._joined(found, Form.MEMBERS, len(out.ports)))
+                texts.append(self._joined(Read(found), Form.MEMBERS, len(out.ports)))
         for stack, ways in self._untouched():
             for i, out in enumerate(self._plan.outputs):
                 if ways >> out.position & 1 and out.type.dtype.is_floating_point:

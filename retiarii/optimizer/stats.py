@@ -63,7 +63,8 @@ def stats_of(calls: Sequence[int], plan: Plan, copies: int, choice: Choice) -> S
         choice: what is fused.
     """
     before = sum(calls)
-    kept = sum(item.leaf is None for item in plan.forest.items)
+    # What is repeated for several readers is one call of its model.
+    kept = len({(i.owner, i.name) for i in plan.forest.items if i.leaf is None})
     several = [g for g in plan.groups if len(g.members) > 1]
     return Stats(
         models=len(calls),

@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from torch.utils.weak import WeakTensorKeyDictionary
+
 from retiarii.errors import RetiariiError
 from retiarii.ir.infer import TypeCache
 from retiarii.runtime.worker import MemorySource
@@ -54,6 +56,7 @@ _REDUCERS: Mapping[type, Callable[[Any], Any]] = MappingProxyType(
         MappingProxyType: _reduce_proxy,
         # What a graph only remembers; a worker finds it out again.
         WeakKeyDictionary: _reduce_memory,
+        WeakTensorKeyDictionary: _reduce_memory,
         TypeCache: _reduce_memory,
     }
 )

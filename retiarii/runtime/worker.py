@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -85,6 +86,8 @@ def without_interrupts() -> Iterator[None]:
     The process inherits what is blocked; until it ignores the signal by itself, an interrupt would
     end it with a traceback.
     """
+    # Started with the first process otherwise, and it unblocks interrupts when it has.
+    resource_tracker.ensure_running()
     before = _mask(signal.SIG_BLOCK)
     try:
         yield
@@ -154,7 +157,7 @@ def serve(
     try:
         space, evaluator = _load(source, threads)
     except Exception as error:
-        outbox.send("broken", error=_described(error))
+        outbox.send("broken", error=described(error))
         return
     outbox.send("ready")
     while (job := inbox.next()) is not None:
@@ -183,7 +186,8 @@ def _load(source: FileSource | MemorySource, threads: int) -> tuple[SearchSpace,
     return SearchSpace(model, evaluator.hyperparameters()), evaluator
 
 
-def _described(error: Exception) -> dict[str, Any]:
+def described(error: Exception) -> dict[str, Any]:
+    """An error, for the message that says a worker is broken."""
     if isinstance(error, RetiariiError):
         fields = {"cause": error.cause, "where": error.where, "fix": error.fix}
     else:

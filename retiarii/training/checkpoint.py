@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from retiarii.errors import DiskError, FileError
+from retiarii.errors import DISK, DiskError, FileError, TrialError
 
 WEIGHTS = "weights.safetensors"
 FINISHED = "finished.json"
@@ -64,7 +64,7 @@ class Checkpoints:
         """Write the checkpoint of ``epoch``; then delete those that are too old.
 
         Raises:
-            DiskError: the disk is full, or not writable.
+            TrialError: the disk is full, or not writable.
         """
         data = safetensors.torch.save(portable(tensors))
         body = {"epoch": epoch, "identity": self._identity, "meta": dict(meta)}
@@ -153,7 +153,7 @@ def save_weights(directory: Path, state: Mapping[str, Any]) -> Path:
     """Write a model's ``state_dict`` to ``weights.safetensors``, every key in it.
 
     Raises:
-        DiskError: the disk is full, or not writable.
+        TrialError: the disk is full, or not writable.
     """
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     path = directory / WEIGHTS
@@ -190,7 +190,7 @@ def write_atomic(path: Path, data: bytes, *, synced: bool = True) -> None:
         synced: whether that also holds where the machine fails and not just the process.
 
     Raises:
-        DiskError: the disk is full, or not writable.
+        TrialError: the disk is full, or not writable.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -204,7 +204,8 @@ def write_atomic(path: Path, data: bytes, *, synced: bool = True) -> None:
         if synced:
             _sync_directory(path.parent)
     except OSError as error:
-        raise DiskError(
+        kind = DiskError if error.errno in DISK else TrialError
+        raise kind(
             f"cannot write {path.name}: {error.strerror or error}",
             where=str(path.parent),
             fix="make room, or make the directory writable; the same command then goes on",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import traceback
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retiarii.errors import DiskError, EvaluatorError, RetiariiError, TrialError
+from retiarii.errors import DISK, DiskError, EvaluatorError, RetiariiError, TrialError
 from retiarii.training.events import (
     Failed,
     Finished,
@@ -24,9 +23,6 @@ from retiarii.user_code import users_line
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Channel(Protocol):
@@ -179,7 +175,7 @@ class Trial:
         if isinstance(error, DiskError):
             self._channel.send(Halted(self.number, error.cause, error.where, error.fix))
             raise error
-        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+        if isinstance(error, OSError) and error.errno in DISK:
             cause = f"{error.strerror}, in user code"
             fix = "make room; the same command then goes on"
             self._channel.send(Halted(self.number, cause, users_line(error), fix))

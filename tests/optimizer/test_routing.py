@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retiarii.optimizer.kernels.gathered import gathered_add, gathered_relu, gathered_scale
+from retiarii.optimizer.kernels import gathered
+from retiarii.optimizer.kernels.gathered import gathered_relu, gathered_scale, gathered_sum
 from retiarii.optimizer.kernels.routing import (
     layout_of,
     parts,
@@ -82,13 +84,26 @@ def test_parts_without_gradients_are_views() -> None:
     assert part.data_ptr() == value[1].data_ptr()
 
 
+def _bounds(cut: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(pairwise((0, *accumulate(cut))))
+
+
 CUTS = [((5,), (5,)), ((2, 3), (5,)), ((1, 4), (3, 2)), ((1, 1, 3), (2, 2, 1))]
 
 
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("last", [False, True])
-def test_gathered_operations(cuts: tuple[Sequence[int], ...], dim: int, last: bool) -> None:
+@pytest.mark.parametrize("cached", [0, 1 << 20])
+def test_gathered_operations(
+    cuts: tuple[Sequence[int], ...],
+    dim: int,
+    last: bool,
+    cached: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both ways: small pieces are joined first, large ones computed into their places."""
+    monkeypatch.setattr(gathered, "_CACHED", cached)
     one, two = stacked(dim, last), stacked(dim, last)
     width = one.shape[dim] // MEMBERS
     left, right = (
@@ -96,7 +111,11 @@ def test_gathered_operations(cuts: tuple[Sequence[int], ...], dim: int, last: bo
         for value, cut in zip((one, two), cuts, strict=True)
     )
     cases: list[tuple[Tensor, Tensor, Tensor]] = [
-        (gathered_add(dim, left, right), one + two, two),
+        (
+            gathered_sum(dim, (*_bounds(cuts[0]), *_bounds(cuts[1])), (*left, *right)),
+            one + two,
+            two,
+        ),
         (gathered_relu(dim, left), torch.relu(one), one),
         (gathered_scale(dim, left, -0.5), one * -0.5, one),
     ]
@@ -106,8 +125,58 @@ def test_gathered_operations(cuts: tuple[Sequence[int], ...], dim: int, last: bo
         assert torch.equal(gradient([got], value), gradient([expected], value))
 
 
-@pytest.mark.parametrize("make", [gathered_relu, lambda d, p: gathered_scale(d, p, 2.0)])
-def test_gathered_operations_differentiate_twice(make: Callable[..., Tensor]) -> None:
+@settings(max_examples=60, derandomize=True)
+@given(
+    counts=st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    dim=st.integers(0, 1),
+    last=st.booleans(),
+    small=st.booleans(),
+    data=st.data(),
+)
+def test_sums_of_unlike_numbers_of_terms(
+    counts: list[int], dim: int, last: bool, small: bool, data: st.DataObject
+) -> None:
+    """Members with one to four terms, each from anywhere, added in their order."""
+    terms = [
+        (member, data.draw(st.integers(0, MEMBERS - 1)))
+        for row in range(max(counts))
+        for member, count in enumerate(counts)
+        if count > row
+    ]
+    value, other = stacked(dim, last), stacked(dim, last)
+    pieces, alone = ([v.chunk(MEMBERS, dim)[source] for _, source in terms] for v in (value, other))
+    expected: dict[int, Tensor] = {}
+    for (member, _), term in zip(terms, alone, strict=True):
+        expected[member] = expected[member] + term if member in expected else term
+    whole = torch.cat([expected[m] for m in sorted(expected)], dim)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathered, "_CACHED", 1 << 20 if small else 0)
+        got = gathered_sum(dim, tuple((m, m + 1) for m, _ in terms), pieces)
+    assert torch.equal(got, whole)
+    torch.testing.assert_close(
+        gradient([got], value), gradient([whole], other), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_a_sum_leaves_its_terms_alone() -> None:
+    one, two = torch.ones(2, 3), torch.ones(1, 3)
+    assert gathered_sum(0, ((0, 2), (1, 2)), (one, two)).tolist() == [[1.0] * 3, [2.0] * 3]
+    assert torch.equal(one, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        gathered_relu,
+        lambda d, p: gathered_scale(d, p, 2.0),
+        lambda d, p: gathered_sum(d, ((0, 2), (2, 5), (1, 3)), (*p, p[0])),
+    ],
+)
+@pytest.mark.parametrize("cached", [0, 1 << 20])
+def test_gathered_operations_differentiate_twice(
+    make: Callable[..., Tensor], cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathered, "_CACHED", cached)
     value = stacked(0, False)
 
     def run(value: Tensor) -> Tensor:
@@ -125,7 +194,9 @@ def test_a_nan_passes_a_gathered_relu() -> None:
 
 def test_pieces_of_several_types_are_joined_as_torch_joins_them() -> None:
     one, two = torch.ones(1, 2), torch.ones(1, 2, dtype=torch.float64)
-    assert gathered_add(0, (one, two), (two, one)).dtype is torch.float64
+    got = gathered_sum(0, ((0, 1), (1, 2), (0, 1)), (one, two, two))
+    assert got.dtype is torch.float64
+    assert got.tolist() == [[2.0, 2.0], [1.0, 1.0]]
 
 
 def test_forms() -> None:

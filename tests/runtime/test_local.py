@@ -66,68 +66,6 @@ def collect(executor: LocalExecutor, count: int = 1) -> list[TrialEvent]:
     return events
 
 
-def test_killed_workers_change_nothing(tmp_path: Path, space_file: Path) -> None:
-    """Both workers are killed in the middle of a trial, one after the other."""
-    undisturbed = run(space_file, trials=6, workers=2)
-    log = space_file.parent / "epochs.log"
-    log.unlink()
-    kills = {(1, 2), (4, 3)}
-
-    def kill(progress: Progress) -> None:
-        if progress.trial is not None and (progress.trial.id, progress.step) in kills:
-            kills.discard((progress.trial.id, progress.step or 0))
-            lines = [line.split() for line in log.read_text().splitlines()]
-            (*_, pid) = next(line for line in reversed(lines) if line[0] == str(progress.trial.id))
-            os.kill(int(pid), signal.SIGKILL)
-
-    options = {"trials": 6, "workers": 2, "executor": "local", "progress": kill}
-    result = run(space_file, directory=tmp_path / "search", **options)
-    assert not kills
-    assert scores(result) == scores(undisturbed)
-    ran = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
-    pids = {number: {pid for n, _, pid in ran if n == number} for number in range(6)}
-    assert len(pids[1]) == len(pids[4]) == 2
-    assert len({pid for each in pids.values() for pid in each}) >= 3
-    # It went on from its checkpoint: at most the epoch in which it was killed ran twice.
-    for number in (1, 4):
-        epochs = [epoch for n, epoch, _ in ran if n == number]
-        assert epochs == sorted(epochs)
-        assert len(epochs) <= 5
-
-
-def test_a_trial_that_kills_its_workers_fails_alone_in_a_cohort(cohort_file: Path) -> None:
-    """The others of its cohort go on from their checkpoints, each by itself."""
-    text = cohort_file.read_text()
-    deadly = "            if trial.number == 1 and epoch == 3: os._exit(7)\n"
-    cohort_file.write_text(text.replace("            time.sleep(PAUSE)\n", deadly))
-    result = run(cohort_file, trials=4, executor="local", cohort=4)
-    assert [t.state for t in result.trials] == ["complete", "failed", "complete", "complete"]
-    assert "exit code 7" in (result.trials[1].error or "")
-    assert "it was tried 2 times" in (result.trials[1].error or "")
-    log = (cohort_file.parent / "epochs.log").read_text().splitlines()
-    ran = [tuple(map(int, line.split()[:2])) for line in log]
-    assert ran[:5] == [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2)]
-    assert sorted(e for n, e in ran if n == 0) == [1, 2, 3, 4]
-
-
-def test_a_trial_that_kills_its_workers_fails(space_file: Path) -> None:
-    text = space_file.read_text()
-    space_file.write_text(
-        text.replace("        trial.start()", "        trial.start(); self.die(trial)").replace(
-            "    def describe",
-            "    def die(self, trial):\n"
-            "        if trial.number == 1:\n"
-            "            os.kill(os.getpid(), 9)\n\n"
-            "    def describe",
-        )
-    )
-    result = run(space_file, trials=3, executor="local", retries=1)
-    assert [t.state for t in result.trials] == ["complete", "failed", "complete"]
-    error = str(result.trials[1].error)
-    assert "was killed by SIGKILL" in error
-    assert "tried 2 times" in error
-
-
 def test_executor_by_itself(tmp_path: Path, executor: LocalExecutor) -> None:
     executor.submit(job(0, tmp_path))
     executor.submit(job(1, tmp_path, width=1))
@@ -184,27 +122,6 @@ def test_a_job_gives_its_device_back(tmp_path: Path, cohort_file: Path) -> None:
     log = (cohort_file.parent / "epochs.log").read_text().splitlines()
     epochs = [line.split()[:2] for line in log]
     assert sorted(epochs) == [[str(n), str(e)] for n in range(3) for e in range(1, 5)]
-
-
-def test_a_worker_that_hangs_is_replaced(tmp_path: Path, space_file: Path) -> None:
-    source = FileSource(space_file, load_space_file(space_file).digest)
-    executor = LocalExecutor(source, workers=1, patience=3.0)
-    try:
-        executor.submit(job(0, tmp_path))
-        events: list[TrialEvent] = []
-        while not any(isinstance(e, Reported) for e in events):
-            executor.poll(1.0, events.append)
-        (worker,) = multiprocessing.active_children()
-        pid = worker.pid or 0
-        os.kill(pid, signal.SIGSTOP)
-        (lost,) = [e for e in collect(executor) if isinstance(e, Lost)]
-        assert "hung: it said nothing for 3 s" in lost.message
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-        executor.submit(job(0, tmp_path))
-        assert isinstance(collect(executor)[-1], Finished)
-    finally:
-        executor.shutdown()
 
 
 def test_errors_of_the_file_come_back(

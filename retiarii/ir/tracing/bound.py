@@ -51,8 +51,9 @@ def _acted_on(trace: Trace, session: Session, held: _Found) -> _Found:
         (record, frozenset(range(tensor.dim())) - {inputs.batch_dim(tensor)})
         for record, tensor in zip(trace.inputs, inputs.tensors(), strict=True)
     ]
-    constants = (r for r in trace.sources.values() if r.op == "constant")
-    reach = Reach(starts, [*constants, *nodes], session.sources().record_of)
+    records = {r.name: r for r in (*trace.sources.values(), *nodes)}
+    held_by_model = session.sources().record_of
+    reach = Reach(starts, lambda name: records.get(name) or held_by_model(name))
     used: _Found = {}
     acted = log.used
     for (ref, dim), where in log.read.items():

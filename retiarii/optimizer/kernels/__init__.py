@@ -5,7 +5,7 @@ from retiarii.optimizer.kernels.attention import attention_layer, scaled_dot_pro
 from retiarii.optimizer.kernels.convolution import conv, conv_transpose, wide_conv_transpose
 from retiarii.optimizer.kernels.dropout import alpha_dropout, dropout, feature_dropout, rrelu
 from retiarii.optimizer.kernels.embedding import embedding, embedding_bag
-from retiarii.optimizer.kernels.gathered import gathered_add, gathered_relu, gathered_scale
+from retiarii.optimizer.kernels.gathered import gathered_relu, gathered_scale, gathered_sum
 from retiarii.optimizer.kernels.layout import channel_shuffle, filters, images
 from retiarii.optimizer.kernels.linear import (
     affine,
@@ -84,9 +84,9 @@ __all__ = [
     "filters",
     "folded_matmul",
     "fractional_max_pool",
-    "gathered_add",
     "gathered_relu",
     "gathered_scale",
+    "gathered_sum",
     "global_average",
     "group_norm",
     "gru",

@@ -6,9 +6,10 @@ Autograd's own backward of a slice fills a whole tensor with zeros for every rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,23 +64,35 @@ class _Parts(torch.autograd.Function):
         if torch.is_grad_enabled():
             # A graph of the backward pass is asked for: nothing may be written in place.
             return _summed(found, ctx.shape, ctx.dim), None, None
-        like = found[0][2]
         total = torch.empty(
-            ctx.shape, dtype=like.dtype, device=like.device, memory_format=ctx.layout
+            ctx.shape,
+            dtype=found[0][2].dtype,
+            device=found[0][2].device,
+            memory_format=ctx.layout,
         )
-        dim: int = ctx.dim
-        for start, stop, readers in _segments(found, total.shape[dim]):
-            place = total.narrow(dim, start, stop - start)
-            pieces = [g.narrow(dim, start - a, stop - start) for a, g in readers]
-            if not pieces:
-                place.zero_()
-            elif len(pieces) == 1:
-                place.copy_(pieces[0])
-            else:
-                torch.add(pieces[0], pieces[1], out=place)
-                for piece in pieces[2:]:
-                    place.add_(piece)
+        add_up(found, total, ctx.dim)
         return total, None, None
+
+
+def add_up(found: Sequence[tuple[int, int, Tensor]], total: Tensor, dim: int) -> None:
+    """Writes the sum of what the readers hand back, each element once."""
+    plan = _segments(tuple((a, b) for a, b, _ in found), total.shape[dim])
+    places = torch.split(total, plan.lengths, dim)
+    pieces = [
+        torch.split(g, lengths, dim) if len(lengths) > 1 else (g,)
+        for (_, _, g), lengths in zip(found, plan.cuts, strict=True)
+    ]
+    if plan.single:
+        torch._foreach_copy_(
+            [places[s] for s, _, _ in plan.single], [pieces[r][i] for _, r, i in plan.single]
+        )
+    for s, readers in plan.several:
+        (r, i), (q, j), *more = readers
+        torch.add(pieces[r][i], pieces[q][j], out=places[s])
+        for q, j in more:
+            places[s].add_(pieces[q][j])
+    for s in plan.unread:
+        places[s].zero_()
 
 
 def _summed(found: Sequence[tuple[int, int, Tensor]], shape: torch.Size, dim: int) -> Tensor:
@@ -90,13 +103,42 @@ def _summed(found: Sequence[tuple[int, int, Tensor]], shape: torch.Size, dim: in
     return total
 
 
-def _segments(
-    found: Sequence[tuple[int, int, Tensor]], length: int
-) -> Iterator[tuple[int, int, list[tuple[int, Tensor]]]]:
-    """(start, stop, what lies there) for each stretch with the same readers."""
-    cuts = sorted({0, length, *(a for a, _, _ in found), *(b for _, b, _ in found)})
-    for start, stop in pairwise(cuts):
-        yield start, stop, [(a, g) for a, b, g in found if a <= start and stop <= b]
+class _Segments(NamedTuple):
+    """Stretches with the same readers.
+
+    Attributes:
+        lengths: of the stretches, in order.
+        cuts: for each reader, the lengths of those that it reads.
+        single: (stretch, reader, which of the reader's) for those with one reader.
+        several: (stretch, (reader, which of the reader's), ...) for those with more.
+        unread: the others.
+    """
+
+    lengths: list[int]
+    cuts: list[list[int]]
+    single: list[tuple[int, int, int]]
+    several: list[tuple[int, list[tuple[int, int]]]]
+    unread: list[int]
+
+
+@lru_cache(maxsize=4096)
+def _segments(bounds: Bounds, length: int) -> _Segments:
+    ends = sorted({0, length, *(a for a, _ in bounds), *(b for _, b in bounds)})
+    made = _Segments([], [[] for _ in bounds], [], [], [])
+    for s, (start, stop) in enumerate(pairwise(ends)):
+        made.lengths.append(stop - start)
+        readers = []
+        for r, (a, b) in enumerate(bounds):
+            if a <= start and stop <= b:
+                readers.append((r, len(made.cuts[r])))
+                made.cuts[r].append(stop - start)
+        if not readers:
+            made.unread.append(s)
+        elif len(readers) == 1:
+            made.single.append((s, *readers[0]))
+        else:
+            made.several.append((s, readers))
+    return made
 
 
 def layout_of(value: Tensor) -> torch.memory_format:

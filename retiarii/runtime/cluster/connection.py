@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retiarii.errors import RetiariiError
 from retiarii.runtime.cluster.actor import Word, Worker
 from retiarii.runtime.cluster.need import Need
-from retiarii.runtime.executor import Device
+from retiarii.runtime.cluster.reaching import HERE, be_brief, be_private, check_reachable
+from retiarii.runtime.cluster.spots import Names, Spot, spots_on
+from retiarii.runtime.worker import without_interrupts
 
 # Actors answer while they work: one thread waits for words, others take messages.
 _THREADS = 8
@@ -28,16 +30,12 @@ _LEFT_OUT = (
     "search.db*",
     "trials/",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A device of the cluster, and what an actor asks for to be there."""
-
-    device: Device
-    node: str
-    cpus: float
-    gpus: float
+_FIX_HERE = "see whether the search runs with --executor local; Ray may lack memory or disk"
+_FIX_THERE = (
+    "run this on a machine of the cluster, with the same versions of Ray and Python (ray status "
+    "says more); the space file's folder must be below 500 MB: name what no worker needs in a "
+    "file .rayignore there"
+)
 
 
 def import_ray() -> Any:
@@ -63,7 +61,7 @@ class Connection:
 
     Args:
         address: the cluster's: ``host:port``, ``auto``, or what the variable RAY_ADDRESS says;
-            without either, Ray is started here and listens on 127.0.0.1 alone.
+            without either, or with ``local``, Ray is started here and listens on 127.0.0.1 alone.
         folder: the space file's; Ray brings it to the nodes.
 
     Raises:
@@ -71,12 +69,21 @@ class Connection:
     """
 
     def __init__(self, address: str | None, folder: Path) -> None:
-        address = address or os.environ.get("RAY_ADDRESS") or None
-        if address is None:
-            # Read by Ray when it is imported: without clusters it binds to 127.0.0.1 only.
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        self._ray = import_ray()
+        address = address or os.environ.get("RAY_ADDRESS") or HERE
+        self.here = address == HERE
+        self._room = be_private() if self.here else None
+        try:
+            if not self.here:
+                check_reachable(address)
+                be_brief()
+            self._ray = import_ray()
+            self._connect(address, folder)
+        except BaseException:
+            self._clear()
+            raise
+        self._names = Names()
+
+    def _connect(self, address: str, folder: Path) -> None:
         if self._ray.is_initialized():
             raise RetiariiError(
                 "Ray is connected already in this process",
@@ -84,47 +91,42 @@ class Connection:
                 fix="call ray.shutdown() first, and give the cluster's address: "
                 'Experiment(executor="ray", address=...)',
             )
-        self._here = address is None
-        # A warning of Ray's about its own token says nothing that a user here must act on.
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        package = Path(__file__).parents[2]
-        environment = {
-            "working_dir": str(folder),
-            "py_modules": [str(package)],
-            "excludes": list(_LEFT_OUT),
-        }
-        extra: dict[str, Any] = {"include_dashboard": False} if self._here else {}
+        # Nothing that Ray says by itself asks for anything of a user here; what goes wrong is
+        # raised.
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        options: dict[str, Any]
+        if self.here:
+            # Everything is here already.
+            options = {"include_dashboard": False, "_temp_dir": str(self._room)}
+        else:
+            package = str(Path(__file__).parents[2])
+            environment = {
+                "working_dir": str(folder),
+                "py_modules": [package],
+                "excludes": list(_LEFT_OUT),
+            }
+            options = {"runtime_env": environment}
         try:
-            self._ray.init(
-                address="local" if self._here else address,
-                runtime_env=environment,
-                log_to_driver=True,
-                logging_level=logging.ERROR,
-                **extra,
-            )
+            with without_interrupts():
+                self._ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    **options,
+                )
         except Exception as error:  # Ray has no common class for what may go wrong here
+            with suppress(Exception):
+                self._ray.shutdown()
             raise RetiariiError(
                 f"no connection to Ray: {_first_line(error)}",
-                where=address or "a cluster on this machine",
-                fix="see that the cluster is up (ray status) and runs the same versions of Ray "
-                "and Python; the space file's folder must be below 500 MB without its runs/",
+                where="a cluster on this machine" if self.here else f"--address {address}",
+                fix=_FIX_HERE if self.here else _FIX_THERE,
             ) from error
 
     def spots(self, need: Need, workers: int | None) -> tuple[Spot, ...]:
-        """Where workers can be now, on nodes that are alive.
-
-        Args:
-            need: what each takes.
-            workers: how many at most; CPUs are then divided among so many.
-        """
-        nodes = sorted(
-            (node for node in self._ray.nodes() if node["Alive"]),
-            key=lambda node: (node["NodeManagerAddress"], node["NodeID"]),
-        )
-        gpus = any(node["Resources"].get("GPU", 0) for node in nodes) and need.gpus != 0
-        share = None if workers is None else -(-workers // max(1, len(nodes)))
-        spots = [spot for node in nodes for spot in _of_node(node, need, gpus, share)]
-        return tuple(spots if workers is None else spots[:workers])
+        """Where workers can be now, on nodes that are alive; see `spots_on`."""
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        return spots_on(nodes, self._names.of(nodes), need, workers)
 
     def start(self, spot: Spot, arguments: tuple[Any, ...]) -> Any:
         """An actor in a spot; Ray waits until the node has room for it."""
@@ -164,32 +166,11 @@ class Connection:
         """Leaves the cluster; ends one that was started here."""
         with suppress(Exception):
             self._ray.shutdown()
+        self._clear()
 
-
-def _of_node(node: dict[str, Any], need: Need, gpus: bool, share: int | None) -> list[Spot]:
-    name, has = node["NodeManagerAddress"], node["Resources"]
-    all_cpus = float(has.get("CPU", 0))
-    if not gpus:
-        count = 1 if need.cpus is None else int(all_cpus // need.cpus)
-        if share is not None and need.cpus is None:
-            count = min(share, max(1, int(all_cpus)))
-        cpus = need.cpus if need.cpus is not None else float(int(all_cpus // max(1, count)))
-        if cpus > all_cpus or not all_cpus:
-            return []
-        return [
-            Spot(Device(f"{name}/cpu:{i}", "cpu"), node["NodeID"], cpus, 0.0) for i in range(count)
-        ]
-    each = 1.0 if need.gpus is None else need.gpus
-    kind = next((k.split(":", 1)[1] for k in has if k.startswith("accelerator_type:")), "cuda")
-    lanes = max(1, int(1 / each)) if each < 1 else 1
-    total = int(has.get("GPU", 0) / each) if each >= 1 else int(has.get("GPU", 0)) * lanes
-    cpus = need.cpus if need.cpus is not None else float(int(all_cpus // max(1, total)))
-    spots = []
-    for index in range(total):
-        gpu, lane = divmod(index, lanes)
-        label = f"{name}/cuda:{gpu}" + (f"/{lane}" if lane else "")
-        spots.append(Spot(Device(label, kind), node["NodeID"], cpus, each))
-    return spots
+    def _clear(self) -> None:
+        if self._room is not None:
+            shutil.rmtree(self._room, ignore_errors=True)
 
 
 def _first_line(error: BaseException) -> str:

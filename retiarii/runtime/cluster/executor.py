@@ -6,21 +6,26 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, cast
 
 from retiarii.errors import RetiariiError
-from retiarii.runtime.cluster.actor import Word
-from retiarii.runtime.cluster.connection import Connection, Spot
+from retiarii.runtime.cluster.actor import Post, Word
+from retiarii.runtime.cluster.connection import Connection
 from retiarii.runtime.cluster.need import Need
-from retiarii.runtime.cluster.shipping import Mirror, unpack
+from retiarii.runtime.cluster.shipping import Mirror, append_logs, unpack
+from retiarii.runtime.cluster.spots import Spot
 from retiarii.runtime.executor import Device
 from retiarii.runtime.job import Job
 from retiarii.runtime.pool import End, Link, Message, Pool
 from retiarii.runtime.source import FileSource
+from retiarii.training.events import Noted
 
 PATIENCE_SECONDS = 120.0
+# How long a worker may take to start before that is worth a word.
+WAIT_SECONDS = 30.0
 _ALIVE: Message = {"kind": "alive"}
 # How often the cluster is asked which nodes it has.
 _NODES_SECONDS = 2.0
@@ -45,6 +50,7 @@ class RayExecutor(Pool):
         patience: seconds of silence after which a worker is replaced.
         sends: whether all workers send their checkpoints, also those that see the directory: a
             network file system may show a file late.
+        logs: where what workers print goes; ``None``: nowhere but Ray's own logs.
 
     Raises:
         RetiariiError: Ray is not installed, or the cluster cannot be reached.
@@ -59,10 +65,12 @@ class RayExecutor(Pool):
         need: Need | None = None,
         patience: float = PATIENCE_SECONDS,
         sends: bool = False,
+        logs: Path | None = None,
     ) -> None:
         connection = Connection(address, source.path.parent)
+        probe = _Probe(directory, sends)
         self._cluster = _Cluster(
-            connection, source, _Probe(directory, sends), workers, need or Need(), patience / 6
+            connection, source, probe, workers, need or Need(), patience / 6, logs
         )
         super().__init__(self._cluster, patience, _START_HINT)
 
@@ -100,8 +108,10 @@ class _Cluster:
         workers: int | None,
         need: Need,
         beats: float,
+        logs: Path | None,
     ) -> None:
         self._connection = connection
+        self._logs = logs
         self._source = source
         self._workers = workers
         self._need = need
@@ -122,10 +132,20 @@ class _Cluster:
 
     def start(self, device: Device) -> Link:
         spot = self._spots[device.name]
-        threads = max(1, int(spot.cpus))
-        arguments = (self._source.path.name, self._source.digest, threads, self._probe.shown)
-        actor = self._connection.start(spot, arguments)
-        return _Actor(self._connection, actor, device.name, self._beats)
+        path = self._source.path
+        post = Post(
+            str(path) if self._connection.here else path.name,
+            self._source.digest,
+            max(1, int(spot.cpus)),
+            self._probe.shown,
+            self._logs is not None,
+        )
+        actor = self._connection.start(spot, astuple(post))
+        return _Actor(self._connection, actor, device.name, self._beats, self._logs, self._look)
+
+    def _look(self) -> None:
+        """Has the cluster asked anew which nodes it has: one may have gone with its workers."""
+        self._looked = -_NODES_SECONDS
 
     def wait(self, links: Sequence[Link], timeout: float) -> None:
         actors = cast(Sequence[_Actor], links)
@@ -145,8 +165,20 @@ class _Cluster:
 class _Actor:
     """One worker of the cluster. There is always one call that waits for what it says."""
 
-    def __init__(self, connection: Connection, actor: Any, device: str, beats: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        actor: Any,
+        device: str,
+        beats: float,
+        logs: Path | None,
+        on_end: Callable[[], None],
+    ) -> None:
         self._connection = connection
+        self._logs = logs
+        self._on_end = on_end
+        self._began = time.monotonic()
+        self._waits = False  # was that told
         self._actor = actor
         self._device = device
         self._beats = beats
@@ -167,24 +199,43 @@ class _Actor:
         if self._shares is None:
             self._unsent.append(text)
             return
-        files: dict[int, dict[str, bytes | None]] = {}
+        files: dict[str, dict[str, bytes | None]] = {}
         if message["kind"] == "job" and not self._shares:
-            files = {number: Mirror(place).changes() for number, place in self._places.items()}
+            trials = Job.from_json(message["job"]).trials
+            places = {place for t in trials for place in (t.directory, t.parent) if place}
+            files = {str(place): Mirror(place).changes() for place in places}
         self._actor.put.remote(self._sent, text, files)
         self._sent += 1
 
     def receive(self) -> list[Message]:
         if not self.has_answer or self.call is None:
-            return []
+            return self._waiting()
         self.has_answer = False
         answer = self._connection.answer(self.call)
         if isinstance(answer, str):
             self._end, self.call = End(f"ended: {answer}", self._where), None
+            self._on_end()
             return []
         if isinstance(answer, dict):
             self._meet(answer)
         self.call = self._actor.listen.remote(self._beats)
         return [_ALIVE] if isinstance(answer, dict) else [_ALIVE, *map(self._read, answer)]
+
+    def _waiting(self) -> list[Message]:
+        """What there is to tell of one that has no place on its node, as it seems."""
+        if self._shares is not None or self.call is None or not self._places:
+            return []
+        if time.monotonic() - self._began < WAIT_SECONDS:
+            return []
+        if self._waits:
+            return [_ALIVE]
+        self._waits = True
+        text = (
+            f"no worker has started on {self._device} for {WAIT_SECONDS:.0f} s: others may use "
+            "what it needs (see `ray status`); it starts when there is room"
+        )
+        note = Noted(min(self._places), text)
+        return [{"kind": "event", "event": note.to_json()}]
 
     def ended(self) -> End | None:
         return self._end
@@ -208,7 +259,10 @@ class _Actor:
 
     def _read(self, word: Word) -> Message:
         text, number, files = word
-        if files:
+        if files and number < 0:
+            if self._logs is not None:
+                append_logs(self._logs, files)
+        elif files:
             place = self._places.get(number)
             if place is None:
                 raise RetiariiError(

@@ -1,0 +1,71 @@
+"""What to see to before Ray is started: that a cluster answers, or that one here is private."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from retiarii.errors import RetiariiError
+
+_REACH_SECONDS: Final = 10.0
+# Names of Ray's own that are no host: the cluster of this machine, and none yet.
+_FOUND, HERE = "auto", "local"
+# Ray's sockets are below this folder, and a socket's path may have some 100 characters.
+_LONGEST_TEMPORARY = 30
+
+
+def check_reachable(address: str) -> None:
+    """Connects to the cluster's port, and hangs up.
+
+    Raises:
+        RetiariiError: it is no address, or nothing answers there.
+    """
+    if address == _FOUND:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or int(port) > 65535:
+        raise RetiariiError(
+            "this is no address of a Ray cluster",
+            where=f"--address {address}",
+            fix="give HOST:PORT as `ray start --head` has told it, such as 10.0.0.1:6379, or auto; "
+            "for a ray:// address, run the command on a machine of the cluster instead",
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise RetiariiError(
+            f"no Ray cluster answers there: {error}",
+            where=f"--address {address}",
+            fix="see that it is up (`ray status` on its head), that this machine may connect to "
+            "the port, and that the address is the one that `ray start --head` has told",
+        ) from error
+
+
+def be_brief() -> None:
+    """Has Ray try once to reach what listens but does not answer, and not for a quarter of an hour.
+
+    Read by Ray when it is imported, and when it connects.
+    """
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+
+
+def be_private() -> Path:
+    """Has a cluster of this machine alone listen on 127.0.0.1, to who has a token.
+
+    Returns:
+        A folder for its files, which nobody else may read; the caller deletes it.
+    """
+    # Read when Ray is imported: without clusters of machines it binds to 127.0.0.1.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Other users of this machine reach its ports, too. Only processes of this user can read the
+    # environment; Ray's own way is a file.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    usual = tempfile.gettempdir()
+    short = usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="retiarii-ray-", dir=short))
