@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from retiarii.errors import GraphError, RetiariiError
+from retiarii.ir.claims import Claim
 from retiarii.ir.context import GraphContext
 from retiarii.ir.edit.order import Order
 from retiarii.ir.edit.rewrites import Rewrites
@@ -17,6 +19,8 @@ from retiarii.ir.reads import NoReads
 from retiarii.ir.structure import Structure
 from retiarii.ir.types import Ref
 from retiarii.user_code import defined_at, users_line
+
+_NOTHING: Mapping[str, NodeRecord] = MappingProxyType({})
 
 Pattern = str | Callable[[Node], bool] | Node | Sequence[Any]
 
@@ -74,7 +78,12 @@ class Graph(Structure, Faces, Rewrites):
         return twin
 
     def with_nodes(
-        self, records: dict[str, NodeRecord], outputs: tuple[Ref, ...], suffixes: dict[str, int]
+        self,
+        records: dict[str, NodeRecord],
+        outputs: tuple[Ref, ...],
+        suffixes: dict[str, int],
+        claims: tuple[Claim, ...] = (),
+        gone: Mapping[str, NodeRecord] = _NOTHING,
     ) -> Graph:
         """A graph with the same inputs and context, and other nodes, taken as right.
 
@@ -82,8 +91,11 @@ class Graph(Structure, Faces, Rewrites):
             records: by name, in topological order; the graph's own from then on.
             outputs: as many as there are.
             suffixes: see `Structure.suffixes`.
+            claims: sizes that must be as they are.
+            gone: what claims are about beside ``records``, and what that was made of.
         """
         twin = Graph(self.context)
+        twin._sizes, twin._claims, twin._gone = self.sizes, claims, gone
         twin.order = Order(records)
         twin.output_structure = self.output_structure
         twin._records, twin._outputs = records, outputs

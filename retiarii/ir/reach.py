@@ -8,7 +8,7 @@ is given to calls as integers makes no size follow anything: parsing notes that 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from retiarii.ir.node import NodeRecord
@@ -34,12 +34,13 @@ class Reach:
 
     def __init__(
         self,
-        starts: Iterable[tuple[NodeRecord, frozenset[int]]],
+        starts: Sequence[tuple[NodeRecord, frozenset[int]]],
         record_of: Callable[[str], NodeRecord],
     ) -> None:
         self._record_of = record_of
         self._rules: dict[str, Rule | None] = {}
         self._sizes: dict[str, list[Sizes]] = {}
+        self._starts = frozenset(record.name for record, _ in starts)
         for number, (record, dims) in enumerate(starts):
             made = [
                 frozenset({(number, d)}) if d in dims else _NONE
@@ -67,7 +68,7 @@ class Reach:
         stack = [name]
         while stack:
             gone = stack.pop()
-            if self._sizes.pop(gone, None) is not None:
+            if gone not in self._starts and self._sizes.pop(gone, None) is not None:
                 stack += users_of(gone)
 
     def _made(self, record: NodeRecord) -> list[Sizes]:

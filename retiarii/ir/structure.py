@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
 from retiarii.errors import GraphError, nearest
-from retiarii.ir.context import GraphContext
+from retiarii.ir.claims import Claim, bound, reach_of
+from retiarii.ir.context import FixedSize, GraphContext
 from retiarii.ir.edit.order import Order
 from retiarii.ir.edit.transaction import Transaction
 from retiarii.ir.node import NodeRecord
+from retiarii.ir.reach import Reach
 from retiarii.ir.reads import NoReads
 from retiarii.ir.types import Ref, Result, TensorType
 
@@ -32,6 +34,12 @@ class Structure:
         self._inputs: tuple[str, ...] = ()
         self._twins: Mapping[str, tuple[str, ...]] = {}
         self._suffix: dict[str, int] = {}
+        self._sizes = context.sizes
+        self._claims: tuple[Claim, ...] = ()
+        # Records of nodes that claims are about and that nothing used.
+        self._gone: Mapping[str, NodeRecord] = {}
+        self._reach: Reach | None = None
+        self.claimed: list[Claim] | None = None
         self.under_edit: Transaction | None = None
 
     @cached_property
@@ -60,8 +68,23 @@ class Structure:
         twin._inputs = self._inputs
         twin._twins = self._twins
         twin._suffix = self._suffix.copy()
+        twin._sizes, twin._claims, twin._gone = self._sizes, self._claims, self._gone
 
     # --- reading -----------------------------------------------------------------------------
+
+    @property
+    def sizes(self) -> tuple[FixedSize, ...]:
+        """Sizes of inputs, other than the batch, that the graph holds for one value of only."""
+        self.settle_claims()
+        return self._sizes
+
+    def settle_claims(self) -> None:
+        """Works out which sizes of inputs claims fix, while the nodes are as they were then."""
+        if self._claims:
+            records, gone = self._records, self._gone
+            reach = self._new_reach(lambda name: records.get(name) or gone[name])
+            self._sizes = bound(self._sizes, self._claims, reach)
+            self._claims, self._gone = (), {}
 
     def record(self, name: str) -> NodeRecord:
         """The record of that name.
@@ -141,8 +164,20 @@ class Structure:
     def put(self, record: NodeRecord) -> None:
         """Exchanges the record of that name for one with the same inputs."""
         old = self._records[record.name]
-        self._records[record.name] = record
-        self.transaction.on_undo(lambda: self._records.__setitem__(old.name, old))
+        self._put(record)
+        self.transaction.on_undo(lambda: self._put(old))
+
+    def claim(self, claims: Iterable[Claim]) -> None:
+        """From now on, these sizes must be as they are (or only notes them, in `claimed`)."""
+        if self.claimed is not None:
+            self.claimed += claims
+            return
+        self.settle()
+        if self._reach is None:
+            self._reach = self._new_reach(self.record)
+        old = self.sizes
+        self._sizes = bound(old, claims, self._reach)
+        self.transaction.on_undo(lambda: setattr(self, "_sizes", old))
 
     def put_inputs(self, name: str, inputs: tuple[Ref, ...]) -> None:
         """Exchanges the inputs of a node, keeping the order topological.
@@ -228,6 +263,17 @@ class Structure:
                 self._suffix[wanted] = number
                 return f"{wanted}_{number}"
 
+    def _put(self, record: NodeRecord) -> None:
+        self._records[record.name] = record
+        self._forget(record.name)
+
+    def _new_reach(self, record_of: Callable[[str], NodeRecord]) -> Reach:
+        return reach_of(map(self.record, self._inputs), self.context.batch, record_of)
+
+    def _forget(self, name: str) -> None:
+        if self._reach is not None:
+            self._reach.forget(name, self.users_of)
+
     def _add(self, record: NodeRecord, anchor: str | None) -> None:
         self.order.insert_after(record.name, anchor)
         self._records[record.name] = record
@@ -235,6 +281,7 @@ class Structure:
             self._count_user(ref.node, record.name, 1)
 
     def _drop(self, name: str) -> None:
+        self._forget(name)
         record = self._records.pop(name)
         self.order.remove(name)
         for ref in record.inputs:
@@ -244,6 +291,7 @@ class Structure:
         def moved(ref: Ref) -> Ref:
             return Ref(names.get(ref.node, ref.node), ref.index)
 
+        self._reach = None
         readers = {user for old in names for user in self.users_of(old)} | set(names)
         for old, new in names.items():
             self.order.insert_after(new, old)
@@ -268,6 +316,7 @@ class Structure:
             self._count_user(ref.node, new.name, 1)
         for ref in old.inputs:
             self._count_user(ref.node, old.name, -1)
+        self._forget(new.name)
 
     def _set_outputs(self, outputs: tuple[Ref, ...]) -> None:
         for ref in outputs:

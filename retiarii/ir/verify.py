@@ -179,7 +179,7 @@ def _check_forward(graph: Graph) -> None:
             fix="let each input stand in one of forward's parameters",
         )
     shapes = [node.record.types[0].shape for node in graph.inputs]
-    for size in graph.context.sizes:
+    for size in graph.sizes:
         if not (0 <= size.input < count and 0 <= size.dim < len(shapes[size.input])):
             raise GraphError(
                 f"dimension {size.dim} of input {size.input} has a fixed size, and is not there",

@@ -8,11 +8,12 @@ inputs (`Fragment.placed`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from retiarii.errors import RetiariiError
+from retiarii.ir.claims import Claim
 from retiarii.ir.context import GraphContext
 from retiarii.ir.edit.editing import replace_results
 from retiarii.ir.graph import Graph
@@ -36,6 +37,7 @@ class Piece:
         nested: the names of the placeholders among the nodes.
         readers: nodes that read results of these.
         dropped: nodes that the placeholder read and what replaces it does not.
+        claims: sizes that must be as they are.
         suffixes: as `Structure` counts them.
     """
 
@@ -45,6 +47,7 @@ class Piece:
     nested: tuple[str, ...]
     readers: tuple[str, ...]
     dropped: tuple[str, ...]
+    claims: tuple[Claim, ...]
     suffixes: Mapping[str, int]
 
 
@@ -58,6 +61,7 @@ class Fragment:
         outputs: what replaces the placeholder's results.
         retyped: those of these results that were of other types.
         nested: the names of the placeholders among the nodes.
+        claims: sizes that must be as they are.
         suffixes: as `Structure` counts them.
         ranked: whether the nodes' places depend on the order of the inputs.
         rooted: whether there are nodes without inputs.
@@ -68,6 +72,7 @@ class Fragment:
     outputs: tuple[Ref, ...]
     retyped: frozenset[Ref]
     nested: tuple[str, ...]
+    claims: tuple[Claim, ...]
     suffixes: Mapping[str, int]
     ranked: bool
     rooted: bool
@@ -109,6 +114,7 @@ class Fragment:
             self.nested,
             tuple(n for n, r in records.items() if any(x.node in nested for x in r.inputs)),
             tuple(dict.fromkeys(ref.node for ref in inputs if ref.node not in read)),
+            tuple(replace(claim, ref=moved([claim.ref])[0]) for claim in self.claims),
             self.suffixes,
         )
 
@@ -146,6 +152,7 @@ def fragment(
     )
     before = graph.copy()
     graph.reads = Reads(before, graph, frozenset({name}))
+    graph.claimed = claims = []
     try:
         with graph.edits():
             values = placeholder.resolve(graph, Node(graph, name), value, record.path)
@@ -165,6 +172,8 @@ def fragment(
     records = tuple(graph.record(n) for n in new if n in graph)
     nested = tuple(r.name for r in records if r.op == "opaque" and r.path in placeholders)
     rooted = any(not r.inputs for r in records)
+    if any(claim.ref.node not in graph or claim.ref.node in nested for claim in claims):
+        return None
     several = len(outer) + rooted > 1
     joins = any(len({ref.node for ref in r.inputs}) > 1 for r in records)
     return Fragment(
@@ -173,6 +182,7 @@ def fragment(
         outputs,
         frozenset(Ref(name, i) for i in retyped),
         nested,
+        tuple(claims),
         graph.suffixes,
         several and joins,
         rooted,

@@ -8,8 +8,9 @@ the types that their placeholders have, so that no layer around them changes but
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from retiarii.ir.claims import Claim
 from retiarii.ir.graph import Graph
 from retiarii.ir.node import NodeRecord
 from retiarii.ir.types import Ref, TensorType
@@ -134,6 +135,8 @@ class _Run:
         self._keyed = 0
         self._readers: list[str] = []
         self._dropped: list[str] = []
+        self._claims: list[Claim] = []
+        self._gone: dict[str, NodeRecord] = {}
         self._suffixes = dict(of.graph.suffixes)
 
     def graph(self) -> tuple[Graph, tuple[str, ...]]:
@@ -216,6 +219,8 @@ class _Run:
         elif not self._of.used.issuperset(piece.moved):
             # A result that nothing reads: what it was made of may go.
             self._dropped += [ref.node for ref in (*record.inputs, *piece.moved.values())]
+        if piece.claims:
+            self._claims += piece.claims
         if piece.suffixes:
             self._suffixes.update(piece.suffixes)
 
@@ -259,7 +264,8 @@ class _Run:
                 ordered[name] = records[name]
             if name in self._behind:
                 self._unfold(name, ordered)
-        return of.graph.with_nodes(ordered, outputs, self._suffixes)
+        claims = tuple([replace(c, ref=moved.get(c.ref, c.ref)) for c in self._claims])
+        return of.graph.with_nodes(ordered, outputs, self._suffixes, claims, self._gone)
 
     def _unfold(self, anchor: str, ordered: dict[str, NodeRecord]) -> None:
         """Adds what stands behind a node, and behind that, in order."""
@@ -288,6 +294,8 @@ class _Run:
             if found is None or found.op == "input" or uses.get(name):
                 continue
             del records[name]
+            if self._claims:
+                self._gone[name] = found
             for ref in found.inputs:
                 uses[ref.node] -= 1
                 stack.append(ref.node)

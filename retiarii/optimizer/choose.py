@@ -30,6 +30,7 @@ from retiarii.optimizer.routes import Piece, route
 from retiarii.optimizer.rules.base import Call
 from retiarii.optimizer.sizes import calls_at
 from retiarii.optimizer.storage import store
+from retiarii.optimizer.sums import is_sum
 
 # What is not this much better is left fused: measurements differ by less from run to run.
 _CLEARLY: Final = 0.8
@@ -317,7 +318,8 @@ class _Estimate:
                 continue
             pieces += len(found)
             names = [["a", "b"]] * len(group.call.operands)
-            if gathered_call(0, names, group.call) is None:
+            added = is_sum(items[group.members[0]], items)
+            if not added and gathered_call(0, names, group.call) is None:
                 moved += 2 * self._size(plan, found)
         for source, needs in routes.needs.items():
             if source.stack is None and len(needs) > 1:

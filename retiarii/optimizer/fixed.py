@@ -74,7 +74,7 @@ def fixed_of(models: Sequence[Model]) -> Fixed:
     sizes: dict[tuple[int, int], tuple[int, str, int, int, str | None]] = {}
     for model in models:
         inputs = [node.record for node in model.graph.inputs]
-        for at in model.graph.context.sizes:
+        for at in model.graph.sizes:
             of = inputs[at.input]
             size = of.types[0].shape[at.dim]
             sizes.setdefault((at.input, at.dim), (at.input, of.name, at.dim, size, at.where))

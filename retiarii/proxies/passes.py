@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -138,7 +139,8 @@ def _tapped(graph: Graph, refs: Sequence[Ref]) -> Graph:
     """The graph, returning ``(what it returns, tapped tensors)``."""
     outputs = list(graph._outputs)
     structure = (graph.output_structure, tuple(Result(len(outputs) + i) for i in range(len(refs))))
-    return Graph.build(list(graph.records()), [*outputs, *refs], structure, graph.context)
+    context = replace(graph.context, sizes=graph.sizes)
+    return Graph.build(list(graph.records()), [*outputs, *refs], structure, context)
 
 
 def _seen(returned: Any, counts: Mapping[str, int]) -> Seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -54,7 +55,8 @@ class Epochs(Evaluator):
     def train(self, trial):
         trial.start()
         file = trial.directory / "state.json"
-        history = json.loads(file.read_text()) if file.exists() else []
+        begun = file if file.exists() or trial.parent is None else trial.parent / "state.json"
+        history = json.loads(begun.read_text()) if begun.exists() else []
         for epoch, value in enumerate(history, 1):
             trial.report(epoch, accuracy=value)
         op = trial.decisions["op"]
@@ -225,6 +227,22 @@ class ExecutorConformance:
         assert [e.metrics["accuracy"] for e in told.of(Reported)] == values
         assert told.score(1) == whole
         assert place.read_text() == repr(values)
+
+    def test_a_trial_goes_on_from_the_checkpoint_of_another(self, told: _Told) -> None:
+        told.executor.submit(told.job(1))
+        told.ended(1)
+        begun = told.directory / "trials" / "1" / "state.json"
+        values = [e.metrics["accuracy"] for e in told.of(Reported)]
+        begun.write_text(repr(values[:4]))
+        told.events.clear()
+        job = told.job(2)
+        told.executor.submit(
+            replace(job, trials=(replace(job.trials[0], parent=begun.parent),)), None
+        )
+        told.ended(2)
+        assert [e.metrics["accuracy"] for e in told.of(Reported)][:4] == values[:4]
+        assert (told.directory / "trials" / "2" / "state.json").is_file()
+        assert begun.read_text() == repr(values[:4])
 
     def test_stop(self, told: _Told) -> None:
         """A trial that is asked before it begins, and the others of its job, which are not."""

@@ -233,8 +233,8 @@ def test_what_is_inserted_takes_it_along(as_graph: bool) -> None:
     if as_graph:
         block = parse(block, torch.zeros(2, 8, 16, 16))
     made = graph.insert(block, graph.node("1"), name="rows")
-    assert [(size.input, size.dim) for size in graph.context.sizes] == [(0, 2)]
-    assert before.context.sizes == ()
+    assert [(size.input, size.dim) for size in graph.sizes] == [(0, 2)]
+    assert before.sizes == ()
     assert made.types[0].shape == (2, 8, 15, 16)
     with pytest.raises(ValueError, match=r"input.shape\[2\] == 32"):
         graph.to_module()(torch.zeros(2, 3, 30, 32))

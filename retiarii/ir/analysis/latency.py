@@ -332,6 +332,7 @@ def _alone(
         forward=InputSpec.plain(tuple(r.name for r in inputs)),
         batch=batch,
         batch_input=0,
+        sizes=(),
         types=TypeCache(batch),
     )
     outputs = [Ref("node", i) for i in range(len(made))]

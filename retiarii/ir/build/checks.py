@@ -20,7 +20,7 @@ def size_checks(graph: Graph, variables: Mapping[str, str]) -> Iterator[str]:
         variables: the name of an input -> how the code calls it.
     """
     inputs = list(variables)
-    for number, fixed in groupby(graph.context.sizes, lambda size: size.input):
+    for number, fixed in groupby(graph.sizes, lambda size: size.input):
         held = list(fixed)
         dims = [size.dim for size in held]
         name = variables[inputs[number]]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from retiarii.errors import GraphError, RetiariiError, ShapeError, nearest
-from retiarii.ir.context import FixedSize
+from retiarii.ir.claims import claims_of
 from retiarii.ir.edit.editing import own_ref, own_refs
 from retiarii.ir.edit.resize import resize
 from retiarii.ir.infer import infer
 from retiarii.ir.node import Node, NodeRecord, Value
 from retiarii.ir.ops import OPS, OpSpec, bind_call, function_op, module_attrs, module_op, op_spec
-from retiarii.ir.reach import Reach
 from retiarii.ir.types import Attrs, Operand, Ref, Result, TensorType, map_leaves
 
 if TYPE_CHECKING:
@@ -290,7 +288,8 @@ def _splice(
             fix="give as many inputs as its forward takes",
         )
     _check_general(graph, inner, name)
-    _bind_sizes(graph, inner, refs)
+    if inner.sizes:
+        graph.claim(claims_of(inner.sizes, refs))
     if fresh:
         name = _free_prefix(graph, inner, name)
     moved: dict[Ref, Ref] = {
@@ -344,26 +343,6 @@ def _check_general(graph: Graph, inner: Graph, name: str) -> None:
             where=f"inserting {name!r}",
             fix="write its forward so that it runs at every batch size and in both modes",
         )
-
-
-def _bind_sizes(graph: Graph, inner: Graph, refs: list[Ref]) -> None:
-    """What holds for some sizes only makes the graph hold for those of its inputs only."""
-    if not inner.context.sizes:
-        return
-    batch, inputs = graph.context.batch, [node.record for node in graph.inputs]
-    starts = []
-    for record in inputs:
-        shape = record.types[0].shape
-        follows = {0} if shape[:1] == (batch,) else set()
-        starts.append((record, frozenset(range(len(shape))) - follows))
-    reach = Reach(starts, (record for record in graph.records() if record.op != "input"))
-    found = {(size.input, size.dim): size for size in graph.context.sizes}
-    for size in inner.context.sizes:
-        for at in reach.of(refs[size.input], size.dim):
-            found.setdefault(at, FixedSize(*at, size.where))
-    sizes = tuple(found[at] for at in sorted(found))
-    if sizes != graph.context.sizes:
-        graph.put_context(replace(graph.context, sizes=sizes))
 
 
 def _fix_of(what: nn.Module | Graph) -> str:

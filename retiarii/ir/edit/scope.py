@@ -27,6 +27,7 @@ class EditScope:
     def __enter__(self) -> Graph:
         graph = self._graph
         if graph.under_edit is None:
+            graph.settle_claims()
             graph.under_edit = Transaction(graph, single=self._single)
         else:
             self._mark = graph.under_edit.mark()

@@ -66,7 +66,7 @@ def to_json(graph: Graph, *, indent: int | None = 2) -> str:
         ],
         "fixed": sorted(context.fixed),
         "sizes": [
-            {"input": size.input, "dim": size.dim, "where": size.where} for size in context.sizes
+            {"input": size.input, "dim": size.dim, "where": size.where} for size in graph.sizes
         ],
         "frozen": sorted(context.frozen),
         "ties": dict(context.ties),

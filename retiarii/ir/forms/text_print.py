@@ -55,7 +55,7 @@ def _lines(graph: Graph) -> Iterator[str]:
     yield f"  forward ({', '.join(_parameters(graph))})"
     for what in sorted(context.fixed):
         yield f"  fixed {what}"
-    for size in context.sizes:
+    for size in graph.sizes:
         yield f"  fixed size {size.input} {size.dim}"
     for key in sorted(context.frozen):
         yield f"  frozen {_quoted(key)}"
