@@ -32,8 +32,13 @@ from retiarii.mutators.resolve import Resolver
 from retiarii.seeding import derive
 from retiarii.user_code import defined_at, users_line
 
-# How many models of a callable are kept, for candidates that differ in other decisions only.
+# How many models of a callable are kept, for candidates that differ in other decisions only, ...
 _KEPT = 64
+# ... and of how many answers it is kept why they lead to none.
+_REFUSED = 10_000
+
+
+_Answers = tuple[tuple[str, Raw], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,9 @@ class MadeBase(Base):
         self._example = example_inputs
         self._asked = _Asked()
         self._memory = Memory()
-        self._kept: OrderedDict[tuple[tuple[str, Raw], ...], Lowered] = OrderedDict()
+        self._kept: OrderedDict[_Answers, Lowered] = OrderedDict()
+        # (cause, where, fix): an error itself would keep the model alive
+        self._refused: dict[_Answers, tuple[str, str | None, str | None]] = {}
 
     def lower(self, recorder: Recorder) -> Lowered:
         self._answer_known(recorder)
@@ -146,21 +153,34 @@ class MadeBase(Base):
         if known in self._kept:
             self._kept.move_to_end(known)
             return self._kept[known]
+        if known in self._refused:
+            cause, where, fix = self._refused[known]
+            raise InfeasibleError(cause, where=where, fix=fix)
         try:
-            if self._memory.is_stale():
-                self._memory = Memory()
-            lowered = Lowered.of(self._made(recorder, "meta"), self._example, self._memory)
+            lowered = self._lowered(recorder)
+        except InfeasibleError as error:
+            self._remember(recorder)
+            if len(self._refused) >= _REFUSED:
+                self._refused.clear()
+            self._refused[_answers(recorder.decisions)] = error.cause, error.where, error.fix
+            raise
+        self._remember(recorder)
+        self._kept[_answers(recorder.decisions)] = lowered
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return lowered
+
+    def _lowered(self, recorder: Recorder) -> Lowered:
+        if self._memory.is_stale():
+            self._memory = Memory()
+        try:
+            return Lowered.of(self._made(recorder, "meta"), self._example, self._memory)
         except ParseError as error:
             raise InfeasibleError(
                 error.cause,
                 where=f"{error.where}; decisions {_shown(recorder)}",
                 fix=error.fix,
             ) from error
-        self._remember(recorder)
-        self._kept[_answers(recorder.decisions)] = lowered
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return lowered
 
     def weights(
         self, decisions: tuple[Decision, ...], seed: int
@@ -255,7 +275,7 @@ def source_of(thing: Any) -> str:
         return show(thing)
 
 
-def _answers(decisions: tuple[Decision, ...]) -> tuple[tuple[str, Raw], ...]:
+def _answers(decisions: tuple[Decision, ...]) -> _Answers:
     return tuple((d.label, d.raw) for d in decisions)
 
 

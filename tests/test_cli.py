@@ -129,8 +129,17 @@ def test_workers_run_in_processes(space_file: SpaceFile, tmp_path: Path) -> None
     file = space_file(
         "lookup", ("    return float(", "    import os\n    print(os.getpid())\n    return float(")
     )
-    result = succeed("run", file, "--out", tmp_path / "out", "--workers", "2", "--trials", "3")
-    assert str(os.getpid()) not in result.output
+    result = succeed(
+        "run", file, "--out", tmp_path / "out", "--workers", "2", "--trials", "3",
+        "--executor", "local",
+    )  # fmt: skip
+    # What they print is in the logs, and not between the lines of the progress.
+    assert not [line for line in result.output.splitlines() if line.strip().isdecimal()]
+    printed = {path.read_text().strip() for path in (tmp_path / "out/logs").glob("trial-*.log")}
+    assert all(pid.isdecimal() for pid in printed)
+    assert str(os.getpid()) not in printed
+    shown = succeed("show", tmp_path / "out", "--trial", "1").output
+    assert f"log: {tmp_path / 'out/logs/trial-00001.log'}" in shown
     assert "best: " in result.stdout
 
 

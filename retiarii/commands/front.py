@@ -23,6 +23,8 @@ def front_table(result: Result, top: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from retiarii.report.text import decided
+
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)
@@ -32,8 +34,8 @@ def front_table(result: Result, top: int) -> None:
         table.add_column(f"{name} ({direction})", justify="right")
     table.add_column("decisions", overflow="fold")
     for trial in result.pareto[:top]:
-        decisions = ", ".join(f"{label}={_short(v)}" for label, v in trial.decisions.items())
-        table.add_row(str(trial.id), *_values(result, trial), escape(decisions))
+        row = [str(trial.id), *_values(result, trial), escape(decided(trial.decisions))]
+        table.add_row(*row)
     if result.pareto:
         console.print(table, highlight=False)
     if len(result.pareto) > top:
@@ -47,7 +49,3 @@ def _values(result: Result, trial: TrialResult) -> list[str]:
     if not result.objectives:
         return [f"{trial.score:.5g}"]
     return [f"{trial.metrics[each.name]:.5g}" for each in result.objectives]
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value

@@ -432,15 +432,14 @@ def _conclude(
     if quiet:
         return
     from retiarii.report.budgets import remarks
-    from retiarii.report.text import confirmed_lines
+    from retiarii.report.text import brief, confirmed_lines
 
     for line in [result.summary, *remarks(result), *confirmed_lines(result)]:
         typer.echo(line)
     typer.echo(f"\nbest: trial {best.id}, {result.metric} {score_text(best.score)}")
     width = max((len(label) for label in best.decisions), default=0)
     for label, value in best.decisions.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        typer.echo(f"  {label:<{width}}  {shown}")
+        typer.echo(f"  {label:<{width}}  {brief(value)}")
     typer.echo(f"\nsee all trials:       {command_line('show', directory)}")
     if result.objectives:
         typer.echo(f"see the best trades:  {command_line('show', directory, '--pareto')}")

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -180,14 +180,12 @@ def _state(trial: TrialResult, most: int | None) -> str:
 
 
 def _brief(trial: TrialResult) -> str:
-    decisions = ", ".join(f"{label}={_number(v)}" for label, v in trial.decisions.items())
+    from retiarii.report.text import decided
+
+    decisions = decided(trial.decisions)
     if trial.state == "failed" and trial.error:
         return f"{trial.error.splitlines()[0]} | {decisions}"
     return decisions
-
-
-def _number(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _csv(result: Result) -> str:
@@ -209,6 +207,7 @@ def _csv(result: Result) -> str:
 
 
 def _one(trial: TrialResult, as_json: bool, directory: Path) -> None:
+    from retiarii.report.text import brief
     from retiarii.runtime.logs import logs_about
 
     history = trial.history
@@ -227,9 +226,9 @@ def _one(trial: TrialResult, as_json: bool, directory: Path) -> None:
         typer.echo(f"taken over from trial {trial.carried_from} of the earlier search")
     typer.echo("decisions:")
     for label, value in trial.decisions.items():
-        typer.echo(f"  {label} = {_number(value)}")
+        typer.echo(f"  {label} = {brief(value)}")
     for step in history:
-        numbers = ", ".join(f"{k} {_number(v)}" for k, v in step.items() if k != "step")
+        numbers = ", ".join(f"{k} {brief(v)}" for k, v in step.items() if k != "step")
         typer.echo(f"step {step['step']}: {numbers}")
     for log in logs:
         typer.echo(f"log: {log}")

@@ -109,14 +109,18 @@ def _local(on: Hardware, ground: Ground) -> Executor:
     from retiarii.runtime.gpus import gpus_for
     from retiarii.runtime.local import LocalExecutor
     from retiarii.runtime.packing import memory_source
+    from retiarii.runtime.sharing import publish
 
     gpus = gpus_for(ground.evaluator)
     workers = on.workers or max(1, len(gpus))
+    data = publish(ground.evaluator.kept())
+    if data is not None:  # this process needs no copy of its own either
+        data.shared.adopt(ground.evaluator.kept())
     if ground.source is not None:
         source = FileSource(ground.source.path, ground.source.digest)
-        return LocalExecutor(source, workers, ground.held, gpus, logs=ground.logs)
+        return LocalExecutor(source, workers, ground.held, gpus, logs=ground.logs, data=data)
     packed = memory_source(ground.model, ground.evaluator)
-    return LocalExecutor(packed, workers, ground.held, gpus, logs=ground.logs)
+    return LocalExecutor(packed, workers, ground.held, gpus, logs=ground.logs, data=data)
 
 
 def _ray(on: Hardware, ground: Ground) -> Executor:

@@ -1,8 +1,8 @@
 """Values inside a graph whose sizes must stay as they are, and what that fixes of its inputs.
 
-A module whose Python acted on the sizes of what it got (`FixedSize`) may be put anywhere in a graph.
-Which sizes of the graph's inputs these follow is worked out when it is put there by an edit, and
-when somebody asks (`Graph.sizes`) where choices are resolved at once.
+A module whose Python acted on the sizes of what it got (`FixedSize`) may be put anywhere in a
+graph. Which sizes of the graph's inputs these follow is worked out when it is put there by an edit,
+and when somebody asks (`Graph.sizes`) where choices are resolved at once.
 """
 
 from __future__ import annotations

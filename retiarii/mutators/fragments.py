@@ -152,7 +152,8 @@ def fragment(
     )
     before = graph.copy()
     graph.reads = Reads(before, graph, frozenset({name}))
-    graph.claimed = claims = []
+    claims: list[Claim] = []
+    graph.claimed = claims
     try:
         with graph.edits():
             values = placeholder.resolve(graph, Node(graph, name), value, record.path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from retiarii.mutators.choice import show
+from retiarii.mutators.choice import Numbered, show
 
 if TYPE_CHECKING:
     from retiarii.result import Result
@@ -76,5 +76,5 @@ def _numeric(label: str, values: Mapping[int, float]) -> Axis:
 
 
 def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool | Numbered)
     return number and math.isfinite(value)

@@ -17,6 +17,7 @@ from retiarii.report.progress import progress_plot
 from retiarii.report.scatter import pairs, scatter_plot
 from retiarii.report.style import SCRIPT, STYLE
 from retiarii.report.svg import number_of, text_of
+from retiarii.report.text import decided
 
 if TYPE_CHECKING:
     from retiarii.result import Result
@@ -128,7 +129,7 @@ def _row(trial: TrialResult, result: Result, most: int | None) -> str:
     score = "" if trial.score is None else number_of(trial.score)
     mark = "*" if is_short(trial, most) else ""
     sure = "" if trial.confirmed is None else f"; {trial.confirmed}"
-    asked = ", ".join(f"{label}={value}" for label, value in trial.decisions.items())
+    asked = decided(trial.decisions)
     cells = (str(trial.id), f"{score}{mark}{sure}", trial.state, asked)
     best = ' class="winner"' if result.best is not None and result.best.id == trial.id else ""
     return (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from retiarii.report.curves import MOST, ranked
 from retiarii.report.decisions import Axis, axes_of
 from retiarii.report.svg import line, number_of, of_trial, picture, scale_of, shade, text_of
+from retiarii.report.text import decided
 
 if TYPE_CHECKING:
     from retiarii.result import Result
@@ -46,7 +47,7 @@ def parallel_plot(result: Result, order: Sequence[str] = ()) -> str:
         assert trial.score is not None
         points = [(x, _height(axis, trial.id)) for axis, x in zip(axes, across, strict=False)]
         points.append((across[-1], score(trial.score)))
-        asked = ", ".join(f"{label}={value}" for label, value in trial.decisions.items())
+        asked = decided(trial.decisions)
         tip = f"trial {trial.id}: {number_of(trial.score)}; {asked}"
         body += line(points, "curve", of_trial(trial.id, tip, shade(1 - place / count)))
     return picture(body, across[-1] + _MARGIN, (_MISSING if partly else _BOTTOM) + 16)

@@ -1,9 +1,11 @@
-"""Learning curves, importance and confirmations, for a terminal."""
+"""Decisions, learning curves, importance and confirmations, as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from retiarii.mutators.choice import Numbered
 from retiarii.report.curves import learning_curves
 from retiarii.report.importance import Importance
 
@@ -13,6 +15,18 @@ if TYPE_CHECKING:
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BAR = 40
 _POINTS = 40
+
+
+def brief(value: Any) -> str:
+    """A value for people: numbers with four digits, options without names of their own by name."""
+    if isinstance(value, Numbered):
+        return repr(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def decided(decisions: Mapping[str, Any]) -> str:
+    """Decisions on one line."""
+    return ", ".join(f"{label}={brief(value)}" for label, value in decisions.items())
 
 
 def curve_lines(result: Result, most: int) -> list[str]:

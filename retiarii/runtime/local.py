@@ -19,6 +19,7 @@ from retiarii.runtime.pool import End, Link, Message, Pool
 from retiarii.runtime.worker import Held, MemorySource, Share, without_interrupts, work
 
 if TYPE_CHECKING:
+    from retiarii.runtime.sharing import Publication
     from retiarii.runtime.source import FileSource
 
 PATIENCE_SECONDS = 60.0
@@ -42,6 +43,7 @@ class LocalExecutor(Pool):
         gpus: the names of this machine's GPUs that are to be used.
         patience: seconds of silence after which a worker is replaced.
         logs: where what workers print goes; ``None``: where this process prints.
+        data: what the machine has one copy of.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class LocalExecutor(Pool):
         gpus: Sequence[str] = (),
         patience: float = PATIENCE_SECONDS,
         logs: Path | None = None,
+        data: Publication | None = None,
     ) -> None:
-        site = _Machine(source, workers, held, gpus, patience, logs)
+        site = _Machine(source, workers, held, gpus, patience, logs, data)
         super().__init__(site, patience, _START_HINT)
 
 
@@ -68,8 +71,10 @@ class _Machine:
         gpus: Sequence[str],
         patience: float,
         logs: Path | None,
+        data: Publication | None,
     ) -> None:
         self._logs = logs
+        self._data = data
         self._source = source
         self._held = held
         self._context = multiprocessing.get_context("spawn")
@@ -90,9 +95,10 @@ class _Machine:
     def start(self, device: Device) -> Link:
         ours, theirs = self._context.Pipe()
         held = None if self._held is None else Held(self._held)
+        data = None if self._data is None else self._data.handed()
         process = self._context.Process(
             target=work,
-            args=(theirs, self._source, self._shares[device.name], held),
+            args=(theirs, self._source, self._shares[device.name], held, data),
             name="retiarii-worker",
         )
         try:

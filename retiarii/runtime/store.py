@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retiarii.errors import StoreError
-from retiarii.mutators.choice import Decision, Raw
+from retiarii.mutators.choice import Decision, Numbered, Raw
 from retiarii.runtime.place import DATABASE, check_writable, make_database
 from retiarii.runtime.schema import APPLICATION_ID, MEASUREMENTS, TABLES, VERSION, State
 from retiarii.runtime.shown import plain
@@ -22,6 +22,9 @@ _COLUMNS = (
     "id, state, decisions, key, score, metrics, seconds, error, trace, seed, attempt, lost, "
     "same_as, started, finished"
 )
+
+# Of these columns: id, seed, attempt and lost; and the trial whose score a trial takes over.
+_NUMBERS, _SAME_AS = (0, 9, 10, 11), 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,7 +468,13 @@ class Store:
 
 
 def _shown(decisions: Sequence[Decision]) -> str:
-    return _dump([(d.label, d.raw, plain(d.value)) for d in decisions])
+    """Label, raw answer and value of each; the name of an option that has only a number."""
+    return _dump(
+        [
+            (d.label, d.raw, plain(d.value), *([repr(d.value)] * isinstance(d.value, Numbered)))
+            for d in decisions
+        ]
+    )
 
 
 def _dump(value: Any) -> str:
@@ -474,6 +483,20 @@ def _dump(value: Any) -> str:
 
 def _row(values: Sequence[Any]) -> TrialRow:
     fields = list(values)
-    fields[2] = tuple((label, raw, shown) for label, raw, shown in json.loads(fields[2]))
-    fields[5] = json.loads(fields[5])
+    try:
+        # SQLite keeps a text in a column of numbers; some of these name directories.
+        if any(type(fields[index]) is not int for index in _NUMBERS) or not (
+            fields[_SAME_AS] is None or type(fields[_SAME_AS]) is int
+        ):
+            raise ValueError("a text where a number belongs")
+        fields[2] = tuple(
+            (label, raw, Numbered.of(shown, *name) if name else shown)
+            for label, raw, shown, *name in json.loads(fields[2])
+        )
+        fields[5] = json.loads(fields[5])
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"the store is damaged: trial {fields[0]!r:.40}: {error}",
+            fix="restore it from a copy, or choose another directory",
+        ) from error
     return TrialRow(*fields)

@@ -33,6 +33,7 @@ from retiarii.search_space import SearchSpace
 from retiarii.training.events import Halted, TrialEvent
 
 if TYPE_CHECKING:
+    from retiarii.runtime.sharing import Shared
     from retiarii.training.evaluator import Evaluator
 
 
@@ -108,6 +109,7 @@ def work(
     source: FileSource | MemorySource,
     share: Share,
     held: object,
+    data: Shared | None = None,
 ) -> None:
     """The life of a worker process: it ends when told to, or when the controller is gone.
 
@@ -116,6 +118,7 @@ def work(
         source: where the space comes from.
         share: what it may use.
         held: kept open until the process ends (the directory's lock).
+        data: what the machine has one copy of.
     """
     del held
     # Ctrl-C reaches the whole process group; what follows from it is the controller's to say.
@@ -128,7 +131,7 @@ def work(
     inbox = Inbox()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     threading.Thread(target=_beat, args=(outbox, share.beats), daemon=True).start()
-    serve(source, share.threads, inbox, outbox, around)
+    serve(source, share.threads, inbox, outbox, around, data)
 
 
 def _logged(folder: Path | None) -> Around:
@@ -144,6 +147,7 @@ def serve(
     inbox: Inbox,
     outbox: Outbox,
     around: Around = nullcontext,
+    data: Shared | None = None,
 ) -> None:
     """Evaluates what comes in, until told to leave; the same on every executor.
 
@@ -153,9 +157,12 @@ def serve(
         inbox: what the controller sends.
         outbox: what it is told.
         around: a context for the evaluation of trials.
+        data: what the machine has one copy of.
     """
     try:
         space, evaluator = _load(source, threads)
+        if data is not None:
+            data.adopt(evaluator.kept())
     except Exception as error:
         outbox.send("broken", error=described(error))
         return

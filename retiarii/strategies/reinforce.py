@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from retiarii.mutators.choice import Domain, Raw
 from retiarii.seeding import derive
 from retiarii.strategies.base import Asked, TryingStrategy, steps_of, whole, within
-from retiarii.strategies.controller import Controller, answer_of, answers, drawn, raw_of
+from retiarii.strategies.controller import Controller, Path, answer_of, answers, drawn, raw_of
 from retiarii.strategies.sampling import sample_open, size
 from retiarii.strategies.tried import Cursor, Step, Tried
 
@@ -28,7 +26,7 @@ _CLIP = 2.0
 class _Elite(NamedTuple):
     score: float
     number: int
-    steps: tuple[Step, ...]
+    path: Path
 
 
 class Reinforce(TryingStrategy):
@@ -96,14 +94,15 @@ class Reinforce(TryingStrategy):
         steps = self._asked.take(number)
         if score is None or not math.isfinite(score):
             return
+        path = self._controller.path(steps)
         reward = self._reward(score)
-        self._controller.learn(steps, self.rate * reward, self.rate * self.entropy)
-        self._best.append(_Elite(score, number, steps))
+        self._controller.learn(path, self.rate * reward, self.rate * self.entropy)
+        self._best.append(_Elite(score, number, path))
         self._best.sort(key=lambda elite: (-elite.score, elite.number))
         del self._best[self.elites :]
         for elite in self._best:
             share = self.rate / len(self._best)
-            self._controller.learn(elite.steps, share, 0.0)
+            self._controller.learn(elite.path, share, 0.0)
 
     def rescore(self, scores: Mapping[int, float]) -> None:
         self._best = [e._replace(score=scores.get(e.number, e.score)) for e in self._best]
@@ -127,30 +126,28 @@ class Reinforce(TryingStrategy):
 class _Draw:
     """A chooser that asks a controller, and leaves out what leads to nothing new."""
 
-    __slots__ = ("_before", "_controller", "_cursor", "_rng")
+    __slots__ = ("_cursor", "_rng", "_walk")
 
     def __init__(self, controller: Controller, tried: Tried, rng: Random) -> None:
-        self._controller = controller
+        self._walk = controller.walk()
         self._cursor = Cursor(tried)
         self._rng = rng
-        self._before: list[int] = []
 
     def __call__(self, label: str, domain: Domain) -> Raw:
         closed = self._cursor.closed(label, domain)
         if size(domain) == 1:
             raw = sample_open(domain, self._rng, closed)
         else:
-            likely = self._controller.likely(label, domain, self._before)
+            likely = self._walk.likely(label, domain)
             if closed and answers(domain) == size(domain):
-                likely = likely.copy()
-                likely[[answer_of(domain, raw) for raw in closed]] = 0.0
-                likely = np.maximum(likely, 0.0)
+                for taken in closed:
+                    likely[answer_of(domain, taken)] = 0.0
             for _ in range(_DRAWS):
                 raw = raw_of(domain, drawn(likely, self._rng), self._rng)
                 if raw not in closed:
                     break
             else:
                 raw = sample_open(domain, self._rng, closed)
-            self._before.append(self._controller.token(label, domain, raw))
+            self._walk.took(label, domain, raw)
         self._cursor.advance(raw)
         return raw

@@ -299,6 +299,19 @@ class ExecutorConformance:
         assert before.items() <= after.items()
         assert len(after) == 3 * _EPOCHS
 
+    def test_a_job_that_gives_its_device_back_before_it_begins(self, told: _Told) -> None:
+        """Nothing of it is evaluated; the job before it, which was not asked, ends as usual."""
+        name = told.executor.devices()[0].name
+        told.executor.submit(told.job(0), name)
+        told.executor.submit(told.job(1, 2), name)
+        told.executor.leave({2})
+        told.until(lambda: len(told.of(Yielded)) == 2)
+        told.ended(0)
+        assert {e.number for e in told.of(Yielded)} == {1, 2}
+        assert {e.number for e in told.of(Started)} == {0}
+        told.executor.submit(told.job(1, 2), name)
+        told.ended(1, 2)
+
     def test_a_worker_that_dies(self, told: _Told) -> None:
         """Its trials are lost, not ended; the next job finds another worker."""
         if not self.survives:

@@ -195,7 +195,7 @@ def write_atomic(path: Path, data: bytes, *, synced: bool = True) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=owned) as file:
             file.write(data)
             if synced:
                 file.flush()
@@ -210,6 +210,11 @@ def write_atomic(path: Path, data: bytes, *, synced: bool = True) -> None:
             where=str(path.parent),
             fix="make room, or make the directory writable; the same command then goes on",
         ) from error
+
+
+def owned(path: str, flags: int) -> int:
+    """An opener, for files that only their owner may read."""
+    return os.open(path, flags, 0o600)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -87,6 +87,10 @@ class Evaluator(ABC):
         del size, seed
         return None
 
+    def kept(self) -> Sequence[torch.Tensor]:
+        """Data that it keeps in memory and only reads: a machine needs one copy of it."""
+        return ()
+
     @abstractmethod
     def run(self, cohort: Sequence[Trial]) -> None:
         """Evaluate each trial; each ends by ``finish`` or ``fail``, whatever the others do."""

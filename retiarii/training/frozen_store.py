@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from retiarii.training.checkpoint import owned
+
 _SUFFIX: Final = ".safetensors"
 _PARTIAL: Final = ".partial"
 # As safetensors calls them.
@@ -120,7 +122,7 @@ class Writer:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Writer:
-        self._file = self._partial.open("wb")
+        self._file = open(self._partial, "wb", opener=owned)
         self._file.write(self._header("0" * 32))
         return self
 

@@ -41,6 +41,7 @@ from retiarii.training.optimizers import Optimizer
 from retiarii.training.record import Record
 from retiarii.training.rng import Stream
 from retiarii.training.schedules import make_schedule
+from retiarii.training.structure import tensors
 from retiarii.training.trial import Trial, failures_end
 
 _CLIP = Rule("None or a number above 0", lambda v: v is None or POSITIVE.holds(v))
@@ -260,6 +261,9 @@ class Supervised(Evaluator):
     def examples(self, size: int, seed: int) -> Examples:
         batch = first_batch(self._train, torch.device("cpu"), None, size, seed)
         return Examples(batch.inputs, batch.targets, self._loss.on)
+
+    def kept(self) -> Sequence[torch.Tensor]:
+        return tensors([source.whole for source in (self._train, self._val)])
 
     def settings(self, trial: Trial) -> Settings:
         """How a trial is trained, its choices made.

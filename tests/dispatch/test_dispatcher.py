@@ -174,6 +174,26 @@ def test_devices_come_and_go() -> None:
     assert play.played.jobs == [("cuda:0", (0,)), ("cuda:1", (1,))]
 
 
+def test_at_rest_nothing_begins_and_all_are_asked_once() -> None:
+    play = Play(Adaptive(first=2))
+    play.submit(0, 1, 2, 3, 4)
+    play.turn()
+    assert play.dispatcher.busy()
+    assert play.dispatcher.waiting() == 1
+    play.dispatcher.rest()
+    play.dispatcher.rest()
+    assert play.played.left == [(0, 1), (2, 3)]
+    launched = len(play.played.jobs)
+    play.turn(Yielded(0), Yielded(1), Finished(2, 1.0, {}), seconds=2.0)
+    assert play.dispatcher.busy()
+    play.turn(Yielded(3), seconds=2.0)
+    play.turn(seconds=2.0)
+    assert not play.dispatcher.busy()
+    assert play.dispatcher.waiting() == 4
+    assert len(play.played.jobs) == launched
+    assert [e.number for e in play.told] == [2]
+
+
 def test_ending() -> None:
     play = Play(Adaptive())
     play.submit(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,72 +71,84 @@ def test_an_actor_whose_process_is_killed(
     assert killed[0] not in pids(space_file)[-3:]
 
 
+class Cluster:
+    """A cluster in processes of its own, parts of which can be killed."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("cluster.py")
+        clean = {name: value for name, value in os.environ.items() if "RAY_" not in name}
+        self._process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**clean, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
+        )
+        self.address = self._hear()
+
+    def kill(self, part: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{part}\n")
+        self._process.stdin.flush()
+        assert self._hear() == "killed"
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+    def _hear(self) -> str:
+        assert self._process.stdout is not None
+        while True:
+            line = self._process.stdout.readline()
+            assert line, "the cluster has not started"
+            if line.startswith(("killed", "127.", "10.", "172.", "192.")):
+                return line.strip()
+
+
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head without CPUs, and two nodes of one each, as processes of this machine."""
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    made.nodes = [made.add_node(num_cpus=1), made.add_node(num_cpus=1)]
-    made.wait_for_nodes()
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    made = Cluster()
     yield made
-    made.shutdown()
+    made.close()
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed(
-    tmp_path: Path,
-    space_file: Path,
-    undisturbed: Callable[..., Result],
-    facts: Any,
-    cluster: Any,
-    changed: Callable[..., Path],
-) -> None:
-    """Its trials go on from their checkpoints on the nodes that are left."""
-    changed(space_file, ("PAUSE = 0.015", "PAUSE = 0.3"))
-    options: dict[str, Any] = {"trials": 6, "workers": 2, "retries": 3}
-    expected = undisturbed(space_file, strategy="random", **options)
-
-    def kill() -> None:
-        cluster.remove_node(cluster.nodes[0], allow_graceful=False)
-
-    directory = tmp_path / "search"
-    result = run(
-        space_file,
-        directory=directory,
-        address=cluster.address,
-        progress=After(5, kill),
-        **options,
-    )
-    assert facts(result) == facts(expected)
-    trained = len([t for t in result.trials if t.same_as is None])
-    assert len(pids(space_file)) - EPOCHS * trained <= 1
-
-
-@pytest.mark.slow
-def test_a_head_that_is_killed(
+@pytest.mark.parametrize("part", ["node", "head"])
+def test_a_machine_that_is_killed(
     tmp_path: Path,
     space_file: Path,
     undisturbed: Callable[..., Result],
     facts: Any,
     search: Any,
-    cluster: Any,
+    cluster: Cluster,
     changed: Callable[..., Path],
+    part: str,
 ) -> None:
-    """The search ends with what to do, in a process of its own; it goes on elsewhere."""
-    changed(space_file, ("PAUSE = 0.015", "PAUSE = 0.3"))
-    options: dict[str, Any] = {"strategy": "random", "trials": 6, "workers": 2}
+    """A node's trials go on from their checkpoints on others. Without its head a cluster is none:
+    the search ends with what to do, and goes on elsewhere."""
+    # Workers of a cluster have a copy of the file's folder; they log where this process looks.
+    log = space_file.parent / "epochs.log"
+    beside = 'LOG = Path(__file__).parent / "epochs.log"'
+    changed(space_file, ("PAUSE = 0.015", "PAUSE = 0.5"), (beside, f"LOG = Path({str(log)!r})"))
+    options: dict[str, Any] = {"strategy": "random", "trials": 6, "workers": 2, "retries": 3}
     expected = undisturbed(space_file, **options)
     directory = tmp_path / "search"
     running = search(space_file, directory, executor="ray", address=cluster.address, **options)
     process = running.begin(5)
-    cluster.shutdown()
-    out, errors = process.communicate(timeout=180)
-    assert process.returncode != 0
-    assert "RetiariiError" in errors
-    assert "the same command" in errors
-    del out
-    running = search(space_file, directory, executor="local", **options)
-    assert running.finish() == "trials"
+    cluster.kill(part)
+    out, errors = process.communicate(timeout=240)
+    if part == "head":
+        assert process.returncode != 0
+        assert "retiarii.errors.RetiariiError" in errors
+        assert "the same command" in errors
+        running = search(space_file, directory, executor="local", **options)
+        assert running.finish() == "trials"
+    else:
+        assert process.returncode == 0, errors
+        assert out.strip() == "trials"
     assert facts(open_result(directory)) == facts(expected)
+    trained = len([t for t in expected.trials if t.same_as is None])
+    # Nothing twice but the epochs that were under way.
+    assert len(running.epochs()) - EPOCHS * trained <= 2

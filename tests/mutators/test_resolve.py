@@ -40,6 +40,17 @@ class Halved(nn.Module):
         return nn.functional.adaptive_avg_pool2d(x, 2)
 
 
+class Rows(nn.Module):
+    """Acts on a size, for which alone its graph holds then."""
+
+    def __init__(self, dim: int = 2) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu() + 1 if x.shape[self.dim] > 1 else x
+
+
 def option(kind: str, width: int) -> nn.Module:
     made: dict[str, Any] = {
         "layer": lambda: nn.Conv2d(width, width, 1),
@@ -50,13 +61,16 @@ def option(kind: str, width: int) -> nn.Module:
         "nested": lambda: nn.Sequential(
             rt.Repeat(lambda _: rt.LayerChoice([nn.Tanh(), nn.Identity()]), (0, 2)), nn.ReLU()
         ),
+        "rows": Rows,
+        "columns": lambda: nn.Sequential(nn.Conv2d(width, width, 1), Rows(3)),
+        "channels": lambda: Rows(1),
         "wider": lambda: nn.Conv2d(width, width + 2, 1),
     }
     module: nn.Module = made[kind]()
     return module
 
 
-KINDS = ["layer", "chain", "skip", "shift", "choice", "nested"]
+KINDS = ["layer", "chain", "skip", "shift", "choice", "nested", "rows", "columns", "channels"]
 
 
 class Net(nn.Module):
@@ -135,6 +149,56 @@ def test_at_once_as_one_by_one(rows: list[tuple[list[str], str]], labels: bool, 
     lowered = Lowered.of(net, torch.zeros(2, 3, 4, 4))
     for i in range(6):
         assert same_as_one_by_one(lowered, seed + i) == ()
+
+
+def test_sizes_that_options_act_on_are_found_when_they_are_asked_for() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.one = rt.LayerChoice([nn.ReLU(), Rows(2)])
+            self.two = rt.LayerChoice([nn.ReLU(), Rows(3)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.two(self.one(self.conv(x)))
+
+    space = rt.ModelSpace(Sized(), torch.zeros(2, 3, 4, 4))
+    for one, two in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        fixed = [(0, 2)] * one + [(0, 3)] * two
+        graph = space.freeze({"one": one, "two": two}).graph
+        later = graph.copy()
+        # What is put in between makes no size: those that were acted on are the input's still.
+        edited = graph.copy()
+        edited.replace(edited.node("conv"), edited.insert(nn.Conv2d(3, 4, 1), edited.inputs[0]))
+        for made in (later, graph, edited):
+            assert [(size.input, size.dim) for size in made.sizes] == fixed
+        module = graph.to_module()
+        module(torch.zeros(2, 3, 4, 4))
+        if fixed:
+            with pytest.raises(ValueError, match="was lowered for"):
+                module(torch.zeros(2, 3, 5, 5))
+
+
+def test_a_size_that_was_acted_on_counts_where_nothing_uses_the_tensor() -> None:
+    class Counts(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return y * x.shape[2]
+
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.pick = rt.LayerChoice([Counts(), Counts()])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.pick(self.conv(x), x)
+
+    lowered = Lowered.of(Sized(), torch.zeros(2, 3, 4, 4))
+    graph, left = lowered.resolver.resolve(Recorder(lambda *_: 0))
+    assert left == ()
+    assert "conv" not in graph
+    assert [(size.input, size.dim) for size in graph.sizes] == [(0, 2)]
+    same_as_one_by_one(lowered, 0)
 
 
 def answered(answers: Mapping[str, int], label: str, _: Domain) -> int:

@@ -33,18 +33,19 @@ def exactly(graph: Graph) -> list[Any]:
 
 def _bounds(graph: Graph) -> tuple[Any, ...]:
     """What it holds for one value of only."""
-    return graph.context.fixed, graph.context.sizes
+    return graph.context.fixed, graph.sizes
 
 
 def check(make: Make, example: Any, ways: list[dict[str, Any]]) -> None:
     """Each way leads to the same graph in a space that knows the others and in one of its own."""
     space = ModelSpace(make, example)
-    for way in [*ways, *reversed(ways)]:
+    alone = [ModelSpace(make, example).freeze(way).graph for way in ways]
+    wanted = [(exactly(graph), graph.canonical_hash()) for graph in alone]
+    for way, (records, digest) in [*zip(ways, wanted, strict=True)] * 2:
         space._base._kept.clear()  # type: ignore[attr-defined]
-        known = space.freeze(way)
-        alone = ModelSpace(make, example).freeze(way)
-        assert exactly(known.graph) == exactly(alone.graph)
-        assert known.canonical_hash() == alone.canonical_hash()
+        known = space.freeze(way).graph
+        assert exactly(known) == records
+        assert known.canonical_hash() == digest
 
 
 @pytest.fixture
@@ -113,10 +114,16 @@ def decisions() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(decisions(), min_size=2, max_size=4))
-def test_sharing_changes_no_graph(ways: list[dict[str, Any]]) -> None:
-    check(Net, IMAGE, ways)
+@pytest.mark.parametrize(
+    "examples", [pytest.param(4, id="few"), pytest.param(40, id="many", marks=pytest.mark.slow)]
+)
+def test_sharing_changes_no_graph(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.lists(decisions(), min_size=2, max_size=4))
+    def same(ways: list[dict[str, Any]]) -> None:
+        check(Net, IMAGE, ways)
+
+    same()
 
 
 def test_what_is_the_same_is_played(played: list[str]) -> None:
@@ -236,9 +243,9 @@ def test_code_that_reads_something_else_is_run_again(case: str) -> None:
     def make() -> nn.Module:
         value = rt.choice([1.0, 2.0, 3.0], label="value")
         change(value)
-        return Around(block(value), rt.choice([2, 3, 5], label="width"))
+        return Around(block(value), rt.choice([2, 3], label="width"))
 
-    ways = [{"value": v, "width": w} for w in (2, 3, 5) for v in (1.0, 2.0, 3.0)]
+    ways = [{"value": v, "width": w} for w in (2, 3) for v in (1.0, 2.0, 3.0)]
     check(make, torch.zeros(2, 4), ways)
     change(1.0)
 
@@ -248,9 +255,9 @@ def test_a_hook_is_not_forgotten() -> None:
         block = Reads(reads_own, (1.0,))
         if rt.choice([False, True], label="hook"):
             block.register_forward_hook(lambda _module, _given, out: out + 1)
-        return Around(block, rt.choice([2, 3, 5], label="width"))
+        return Around(block, rt.choice([2, 3], label="width"))
 
-    ways = [{"hook": h, "width": w} for w in (2, 3, 5) for h in (False, True)]
+    ways = [{"hook": h, "width": w} for w in (2, 3) for h in (False, True)]
     check(make, torch.zeros(2, 4), ways)
 
 
@@ -288,9 +295,9 @@ def test_how_a_block_is_called_counts() -> None:
     options = ["once", "twice", "inside", "no grad", "set", "written", "view"]
 
     def make() -> nn.Module:
-        return Parent(rt.choice(options, label="way"), rt.choice([2, 3, 5], label="width"))
+        return Parent(rt.choice(options, label="way"), rt.choice([2, 3], label="width"))
 
-    ways = [{"way": way, "width": w} for w in (2, 3, 5) for way in options]
+    ways = [{"way": way, "width": w} for w in (2, 3) for way in options]
     check(make, torch.zeros(4, 4), ways)
 
 
@@ -341,9 +348,9 @@ def test_what_a_block_does_counts() -> None:
     options = ["input", "list", "view", "same", "pair", "literal", "data", "counted", "nothing"]
 
     def make() -> nn.Module:
-        return Reader(rt.choice(options, label="what"), rt.choice([2, 3, 5], label="width"))
+        return Reader(rt.choice(options, label="what"), rt.choice([2, 3], label="width"))
 
-    ways = [{"what": what, "width": w} for w in (2, 3, 5) for what in options]
+    ways = [{"what": what, "width": w} for w in (2, 3) for what in options]
     check(make, torch.zeros(2, 4), ways)
 
 
@@ -359,13 +366,13 @@ def test_shared_modules_and_tied_weights() -> None:
                 self.two.layer = self.one.layer
             elif tie == "blocks":
                 self.two = self.one
-            self.head = nn.Linear(4, rt.choice([2, 3, 5], label="width"))
+            self.head = nn.Linear(4, rt.choice([2, 3], label="width"))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.two(self.one(x)))
 
     ties = ["nothing", "weights", "layers", "blocks"]
-    check(Tied, torch.zeros(2, 4), [{"tie": t, "width": w} for w in (2, 3, 5) for t in ties])
+    check(Tied, torch.zeros(2, 4), [{"tie": t, "width": w} for w in (2, 3) for t in ties])
 
 
 def test_nothing_of_a_parse_waits_for_the_garbage_collector() -> None:

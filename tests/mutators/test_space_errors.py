@@ -98,6 +98,32 @@ def test_a_callable_that_raises() -> None:
     assert "test_space_errors.py:" in text
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_answers_that_lead_to_no_model_are_tried_once(within: bool) -> None:
+    made: list[tuple[int, int]] = []
+
+    def make() -> nn.Module:
+        width, kernel = choice([2, 3, 4], label="width"), 0
+        if within and width == 3:
+            made.append((width, kernel))
+            raise ValueError("no model of three")
+        kernel = choice([1, 3], label="kernel")
+        made.append((width, kernel))
+        return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width + 1, kernel))
+
+    no_model = ModelSpace(make, torch.zeros(2, 4))
+    texts = []
+    for seed in (0, 0, 1):
+        with pytest.raises(InfeasibleError, match="none of which was feasible") as caught:
+            no_model.sample(seed)
+        texts.append(text_of(caught.value))
+    assert texts[0] == texts[1]
+    assert "decisions {'width':" in texts[0]
+    assert len(made) == len(set(made)) == (5 if within else 6)
+    assert no_model.count() == 0
+    assert len(made) == len(set(made))
+
+
 def test_a_callable_that_returns_nothing() -> None:
     with pytest.raises(SpaceError) as caught:
         ModelSpace(lambda: None, torch.zeros(2, 4)).sample(0)  # type: ignore[arg-type, return-value]

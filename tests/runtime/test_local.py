@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from retiarii.runtime.executor import Lost, Yielded
 from retiarii.runtime.job import Job, JobTrial
 from retiarii.runtime.local import LocalExecutor
 from retiarii.runtime.packing import memory_source
-from retiarii.runtime.progress import Progress
 from retiarii.runtime.source import FileSource, load_space_file
 from retiarii.training.events import Failed, Finished, Reported, TrialEvent
 from retiarii.training.function import Function

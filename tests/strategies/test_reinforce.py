@@ -53,51 +53,82 @@ def test_scores_that_are_all_equal_teach_the_gradient_nothing():
 # -- the controller
 
 
+def likely(controller, label, *before):
+    walk = controller.walk()
+    for earlier, raw in before:
+        walk.took(earlier, FOUR, raw)
+    return walk.likely(label, FOUR)
+
+
+def learn(controller, steps, rate, entropy=0.0):
+    controller.learn(controller.path(steps), rate, entropy)
+
+
 def test_all_answers_are_as_likely_at_first():
-    assert Controller().likely("a", FOUR, []) == pytest.approx([0.25] * 4)
+    assert likely(Controller(), "a") == pytest.approx([0.25] * 4)
 
 
 def test_what_is_learnt_is_likelier_and_what_is_unlearnt_less():
     controller = Controller()
-    controller.learn((Step("a", FOUR, 2),), 0.5, 0.0)
-    assert controller.likely("a", FOUR, [])[2] > 0.25
-    controller.learn((Step("a", FOUR, 2),), -2.0, 0.0)
-    assert controller.likely("a", FOUR, [])[2] < 0.25
+    learn(controller, (Step("a", FOUR, 2),), 0.5)
+    assert likely(controller, "a")[2] > 0.25
+    learn(controller, (Step("a", FOUR, 2),), -2.0)
+    assert likely(controller, "a")[2] < 0.25
 
 
 def test_an_answer_depends_on_earlier_answers():
     controller = Controller()
     for _ in range(200):
         for first in range(4):
-            controller.learn((Step("a", FOUR, first), Step("b", FOUR, first)), 0.2, 0.0)
+            learn(controller, (Step("a", FOUR, first), Step("b", FOUR, first)), 0.2)
     for first in range(4):
-        likely = controller.likely("b", FOUR, [controller.token("a", FOUR, first)])
-        assert likely.argmax() == first
-        assert likely[first] > 0.8
+        found = likely(controller, "b", ("a", first))
+        assert found.index(max(found)) == first
+        assert found[first] > 0.8
 
 
-def test_the_step_is_along_the_gradient():
-    """Against differences: of the log-probability and of the entropy, in the first weights."""
+@pytest.mark.parametrize(("rate", "entropy"), [(1.0, 0.0), (0.0, 1.0), (-0.3, 0.7)])
+def test_the_step_is_along_the_gradient(rate, entropy):
+    """Against differences: of log-probabilities and entropies, in the weights of each token."""
     rng = np.random.default_rng(0)
-    steps = (Step("a", FOUR, 1),)
+    steps = tuple(Step(label, FOUR, raw) for label, raw in zip("abc", (1, 3, 0), strict=True))
+    before = [(step.label, step.raw) for step in steps]
+    moved, fixed = Controller(), Controller()
+    for controller in (moved, fixed):
+        controller.path(steps)
+    moved.alone[:12] = start = rng.normal(size=12)
+    moved.beside[:12, :12] = fixed.beside[:12, :12] = rng.normal(size=(12, 12))
+    learn(moved, steps, rate, entropy)
 
-    def logits(controller):
-        return controller._slot("a", FOUR).alone
+    def value(weights):
+        fixed.alone[:12] = weights
+        total = 0.0
+        for at, step in enumerate(steps):
+            p = np.array(likely(fixed, step.label, *before[:at]))
+            total += rate * np.log(p[step.raw]) - entropy * float(p @ np.log(p))
+        return total
 
-    for rate, entropy in ((1.0, 0.0), (0.0, 1.0)):
-        start = rng.normal(size=4)
-        moved, fixed = Controller(), Controller()
-        logits(moved)[:] = start
-        moved.learn(steps, rate, entropy)
-        for at in range(4):
-            values = []
-            for sign in (1, -1):
-                logits(fixed)[:] = start
-                logits(fixed)[at] += sign * 1e-5
-                p = fixed.likely("a", FOUR, [])
-                values.append(rate * np.log(p[1]) - entropy * float(p @ np.log(p)))
-            slope = (values[0] - values[1]) / 2e-5
-            assert logits(moved)[at] - start[at] == pytest.approx(slope, abs=1e-6)
+    slopes = [(value(start + e) - value(start - e)) / 2e-5 for e in np.eye(12) * 1e-5]
+    assert moved.alone[:12] - start == pytest.approx(slopes, abs=1e-6)
+    # Weights beside earlier answers share what the answer alone gets; others stay.
+    step = moved.beside[:12, :12] - fixed.beside[:12, :12]
+    expected = np.zeros((12, 12))
+    expected[1, 4:8] = slopes[4:8]
+    expected[1, 8:] = expected[7, 8:] = np.array(slopes[8:]) / 2
+    assert step == pytest.approx(expected, abs=1e-6)
+
+
+def test_questions_that_come_later_are_learnt_as_well():
+    """More tokens than there is room for at first, some of them made while a walk is under way."""
+    controller = Controller()
+    walk = controller.walk()
+    labels = [f"q{i}" for i in range(50)]
+    for label in labels:
+        assert walk.likely(label, FOUR) == pytest.approx([0.25] * 4)
+        walk.took(label, FOUR, 1)
+    learn(controller, tuple(Step(label, FOUR, 1) for label in labels), 0.5)
+    assert all(likely(controller, label)[1] > 0.25 for label in labels)
+    assert likely(controller, "q49", ("q0", 1))[1] > likely(controller, "q49")[1]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ _LEFT_OUT = (
     "search.db*",
     "trials/",
 )
+# Ray's own switch between clusters of machines and one machine alone.
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _FIX_HERE = "see whether the search runs with --executor local; Ray may lack memory or disk"
 _FIX_THERE = (
     "run this on a machine of the cluster, with the same versions of Ray and Python (ray status "
@@ -97,7 +99,9 @@ class Connection:
         options: dict[str, Any]
         if self.here:
             # Everything is here already.
-            options = {"include_dashboard": False, "_temp_dir": str(self._room)}
+            # Below our folder, since Ray lets everybody into the one that it is given.
+            options = {"include_dashboard": False, "_temp_dir": f"{self._room}/r"}
+            self._local_only(True)
         else:
             package = str(Path(__file__).parents[2])
             environment = {
@@ -114,14 +118,30 @@ class Connection:
                     logging_level=logging.CRITICAL,
                     **options,
                 )
+            self._check_local()
         except Exception as error:  # Ray has no common class for what may go wrong here
-            with suppress(Exception):
-                self._ray.shutdown()
+            self.close()
             raise RetiariiError(
                 f"no connection to Ray: {_first_line(error)}",
                 where="a cluster on this machine" if self.here else f"--address {address}",
                 fix=_FIX_HERE if self.here else _FIX_THERE,
             ) from error
+
+    def _local_only(self, wanted: bool) -> None:
+        """Has Ray bind to 127.0.0.1 and not to all addresses; it reads the variable on import."""
+        if wanted:
+            os.environ[_CLUSTERS] = "0"
+        else:
+            os.environ.pop(_CLUSTERS, None)
+        self._ray._private.ray_constants.ENABLE_RAY_CLUSTER = not wanted
+
+    def _check_local(self) -> None:
+        addresses = [node["NodeManagerAddress"] for node in self._ray.nodes()]
+        if self.here and any(not each.startswith("127.") for each in addresses):
+            raise RetiariiError(
+                f"this version of Ray listens on {addresses[0]}, not on this machine alone",
+                fix="use the version of Ray that retiarii is tested with",
+            )
 
     def spots(self, need: Need, workers: int | None) -> tuple[Spot, ...]:
         """Where workers can be now, on nodes that are alive; see `spots_on`."""
@@ -166,6 +186,8 @@ class Connection:
         """Leaves the cluster; ends one that was started here."""
         with suppress(Exception):
             self._ray.shutdown()
+        if self.here:
+            self._local_only(False)
         self._clear()
 
     def _clear(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from retiarii.runtime.executor import Device
 from retiarii.runtime.job import Job
 from retiarii.runtime.pool import End, Link, Message, Pool
 from retiarii.runtime.source import FileSource
+from retiarii.training.checkpoint import owned
 from retiarii.training.events import Noted
 
 PATIENCE_SECONDS = 120.0
@@ -89,7 +89,7 @@ class _Probe:
     def __init__(self, directory: Path, sends: bool) -> None:
         self._file = directory / f".seen-{secrets.token_hex(8)}"
         token = secrets.token_hex(16)
-        with open(self._file, "x", opener=_private) as file:
+        with open(self._file, "x", opener=owned) as file:
             file.write("" if sends else token)
         self.shown = (str(self._file), token)
 
@@ -274,7 +274,3 @@ class _Actor:
             unpack(place, files)
         message: Message = json.loads(text)
         return message
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

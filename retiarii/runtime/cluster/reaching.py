@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -55,17 +56,16 @@ def be_brief() -> None:
 
 
 def be_private() -> Path:
-    """Has a cluster of this machine alone listen on 127.0.0.1, to who has a token.
+    """Has a cluster of this machine alone answer to who has a token.
 
     Returns:
         A folder for its files, which nobody else may read; the caller deletes it.
     """
-    # Read when Ray is imported: without clusters of machines it binds to 127.0.0.1.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Other users of this machine reach its ports, too. Only processes of this user can read the
-    # environment; Ray's own way is a file.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # environment; Ray's own way, which stays where it has been imported before, is a file.
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     usual = tempfile.gettempdir()
     short = usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp"
     return Path(tempfile.mkdtemp(prefix="retiarii-ray-", dir=short))

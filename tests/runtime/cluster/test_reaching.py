@@ -46,7 +46,8 @@ def test_a_name_of_no_host(name: str) -> None:
 
 
 def test_a_cluster_here_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     room = be_private()
