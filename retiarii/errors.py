@@ -105,9 +105,25 @@ class DiskError(TrialError):
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
-def nearest(word: str, known: list[str], limit: int = 3) -> str:
-    """A phrase naming the known words nearest to ``word``, for the last line of an error."""
+# Known words that are told where none is near; a table of ops has hundreds.
+_TOLD = 16
+
+
+def nearest(word: str, known: list[str], noun: str = "") -> str:
+    """What to try instead of ``word``, for the last line of an error.
+
+    Args:
+        word: what is unknown.
+        known: what there is.
+        noun: what these are, in the plural; empty where it goes without saying.
+
+    Returns:
+        ``nearest labels: 'a', 'b'``, or ``known labels: ...`` where none is like it.
+    """
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=limit, cutoff=0.4) or sorted(known)[:limit]
-    return ", ".join(repr(k) for k in close)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
+    told = close or sorted(set(known))[:_TOLD]
+    more = 0 if close else len(set(known)) - len(told)
+    head = " ".join(filter(None, ["nearest" if close else "known", noun]))
+    return f"{head}: {', '.join(map(repr, told))}" + (f" and {more} more" if more else "")

@@ -420,6 +420,5 @@ def _one_of(name: str, value: Any, known: list[str]) -> str:
     raise RetiariiError(
         f"{name}={value!r} is unknown",
         where=f"Experiment({name}=...)",
-        fix=f"use one of {', '.join(known)}"
-        + (f"; nearest: {nearest(value, known)}" if isinstance(value, str) else ""),
+        fix=nearest(value, known) if isinstance(value, str) else f"use one of {', '.join(known)}",
     )

@@ -16,7 +16,8 @@ import torch
 
 from retiarii.errors import FileError, RetiariiError
 from retiarii.ir.types import FrozenDict, FrozenList, Result, TensorType, TypeOf, leaves
-from retiarii.training.checkpoint import WEIGHTS, portable
+from retiarii.training.checkpoint import WEIGHTS
+from retiarii.training.packed import portable
 
 if TYPE_CHECKING:
     from torch import nn

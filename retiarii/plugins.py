@@ -106,7 +106,7 @@ class Family(Generic[T]):
             names = sorted({*self.known, *(point.name for point in offered)})
             raise self.error(
                 f"there is no {self.noun} {name!r}",
-                fix=f"nearest: {nearest(name, names)}; or module:Class for your own",
+                fix=f"{nearest(name, names)}; or module:Class for your own",
             )
         (point,) = matching.values()
         return self._checked(point)
@@ -159,9 +159,7 @@ class Family(Generic[T]):
             raise self.error(
                 f"{module_name!r} has no {self.noun} class {class_name!r}",
                 where=place,
-                fix=f"nearest: {nearest(class_name, found)}"
-                if found
-                else f"write a subclass of {base} there",
+                fix=nearest(class_name, found) if found else f"write a subclass of {base} there",
             )
         if inspect.isabstract(kind):
             missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
@@ -181,7 +179,5 @@ class Family(Generic[T]):
                 raise self.error(
                     f"{self.noun} {name!r} has no option {option!r}",
                     where=spec,
-                    fix=f"nearest: {nearest(option, list(parameters))}"
-                    if parameters
-                    else "it takes no options",
+                    fix=nearest(option, list(parameters)) if parameters else "it takes no options",
                 )

@@ -149,7 +149,13 @@ REFUSED: dict[str, Callable[[], object]] = {
     "models that take them otherwise": _otherwise,
     "a shared frozen layer, unfrozen later": _unfrozen,
     "hooks on parameters": lambda: rt.merge([_hooked()], torch.zeros(2, 4)),
+    "modules that run with their own parameters only": lambda: rt.merge(
+        [nn.DataParallel(nn.Linear(4, 2))], torch.zeros(2, 4)
+    ),
     "a call of another structure than the example": _called_otherwise,
+    "inputs of more or fewer dimensions": lambda: rt.merge([nn.Linear(4, 2)], torch.zeros(2, 4))(
+        torch.zeros(4)
+    ),
     "pickling the merged model": _pickled,
 }
 

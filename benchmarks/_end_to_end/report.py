@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from _end_to_end.contest import PLAIN, Task
+from _end_to_end.contest import INLINE, PLAIN, Task
 from _end_to_end.runs import Run
 
 ABOUT = {
@@ -57,22 +57,24 @@ def _fastest_plain(runs: dict[str, list[Run]]) -> str:
     return min(plain, key=lambda name: statistics.median(run.seconds for run in runs[name]))
 
 
-def _race(runs: dict[str, list[Run]], yardstick: str) -> list[str]:
-    """A line a contestant; ratios are of the same round, over the fastest plain loop."""
-    head = "| contestant | seconds | times as fast | to the same best, s | times as fast |"
-    lines = [f"{head} best | mean |", "|---|---:|---:|---:|---:|---:|---:|"]
-    by = runs[yardstick]
+def _race(runs: dict[str, list[Run]], fastest: str) -> list[str]:
+    """A line a contestant; ratios are of the same round."""
+    loop = next(name for name in runs if name.startswith(PLAIN))  # in one process
+    head = "| contestant | seconds | times as fast as the loop | as the fastest by hand |"
+    lines = [f"{head} to the same best, s | times as fast as the loop | best | mean |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, own in runs.items():
-        pairs = list(zip(own, by, strict=False))
+        pairs = list(zip(own, runs[loop], strict=False))
+        hands = [b.seconds / a.seconds for a, b in zip(own, runs[fastest], strict=False)]
         # What both have: the lower of the two best scores.
         targets = [min(a.best, b.best) for a, b in pairs]
         reached = [a.reached(t) for (a, _), t in zip(pairs, targets, strict=True)]
-        ratios = [b.seconds / a.seconds for a, b in pairs]
         sooner = [b.reached(t) / a.reached(t) for (a, b), t in zip(pairs, targets, strict=True)]
         cells = [
-            name + (" (1.0)" if name == yardstick else ""),
+            name,
             _spread([run.seconds for run in own], 1),
-            _spread(ratios, 2),
+            _spread([b.seconds / a.seconds for a, b in pairs], 2),
+            _spread(hands, 2),
             _spread(reached, 1),
             _spread(sooner, 2),
             f"{max(run.best for run in own):.4f}",
@@ -90,19 +92,11 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def _phases(task: Task) -> list[str]:
-    """Where the time of ours goes, in one process."""
-    lines = ["| phase, seconds | " + " | ".join(n for n in task.runs if _looked(task, n)) + " |"]
-    columns = [task.runs[name][0] for name in task.runs if _looked(task, name)]
-    lines.append("|---|" + "---:|" * len(columns))
-    first = columns[0].phases
-    names = sorted({p for c in columns for p in c.phases}, key=lambda p: -first.get(p, 0.0))
-    for phase in names:
-        seconds = [f"{column.phases.get(phase, 0.0):.1f}" for column in columns]
-        lines.append(f"| {phase} | {' | '.join(seconds)} |")
-    starts = [f"{c.seconds - sum(c.phases.values()):.1f}" for c in columns]
-    lines.append(f"| the process's own start and end | {' | '.join(starts)} |")
+    """Where the time of ours goes, where it trains in the process itself."""
+    (run,) = task.runs[INLINE]
+    lines = ["| phase | seconds |", "|---|---:|"]
+    rest = run.seconds - sum(run.phases.values())
+    found = {**run.phases, "the process's own start and end": rest}
+    for phase, seconds in sorted(found.items(), key=lambda pair: -pair[1]):
+        lines.append(f"| {phase} | {seconds:.1f} |")
     return lines
-
-
-def _looked(task: Task, name: str) -> bool:
-    return bool(task.runs[name][0].phases)

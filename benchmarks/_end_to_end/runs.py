@@ -24,7 +24,7 @@ class Run:
         scores: (seconds since the start, accuracy) of each trial, in the order of their ends.
         cpu: seconds of processor time of the process itself.
         decisions: of the trials, where it is ours.
-        phases: phase -> seconds, where it is ours and in one process.
+        phases: phase -> seconds, where it is ours and trains in the process itself.
     """
 
     seconds: float
@@ -61,7 +61,9 @@ class Runs:
 
     def __init__(self, folder: Path, epochs: int, trials: int) -> None:
         self.folder, self.trials = folder, trials
-        self._environment = os.environ | {"END_TO_END_EPOCHS": str(epochs)}
+        # What ours measures of the machine it keeps, and so the first search has it to measure.
+        own = {"END_TO_END_EPOCHS": str(epochs), "RETIARII_CACHE_DIR": str(folder / "cache")}
+        self._environment = os.environ | own
         self._number = 0
 
     def ours(self, task: str, seed: int, *arguments: str) -> Run:
@@ -84,7 +86,7 @@ class Runs:
             raise FailedError(f"{len(trials)} of {self.trials} trials are complete")
         scores = sorted((finished - began, score) for _, score, finished in trials)
         decisions = [decided for decided, _, _ in trials]
-        phases = {} if "--workers" in arguments else found["phases"]
+        phases = found["phases"] if "inline" in arguments else {}
         return Run(seconds, scores, found["cpu"], decisions, phases)
 
     def plain(

@@ -37,7 +37,7 @@ def bench(
         raise RetiariiError(
             f"there is no benchmark {name!r}",
             where=str(_folder()),
-            fix=f"nearest: {nearest(name, list(found))}",
+            fix=nearest(name, list(found)),
         )
     raise typer.Exit(_run([sys.executable, str(found[name]), *context.args]))
 

@@ -66,7 +66,7 @@ def _by_environment() -> str:
         raise RetiariiError(
             f"there is no executor {named!r}",
             where=f"the variable {EXECUTOR}",
-            fix=f"nearest: {nearest(named, list(_EXECUTORS))}",
+            fix=nearest(named, list(_EXECUTORS)),
         )
     return named
 

@@ -421,6 +421,12 @@ def _conclude(
     best = result.best
     if best is None:
         typer.echo(f"no trial is complete; {result.summary}", err=True)
+        if result.trials and all(trial.state == "pruned" for trial in result.trials):
+            typer.echo(
+                "none had all of its training: a larger --trials goes on (pbt trains a trial for "
+                "each interval of a member)",
+                err=True,
+            )
         failed = next((t for t in result.trials if t.error), None)
         if failed is not None:
             typer.echo(f"trial {failed.id} failed: {failed.error}", err=True)
@@ -445,7 +451,8 @@ def _conclude(
         typer.echo(f"see the best trades:  {command_line('show', directory, '--pareto')}")
     if result.skipped:
         typer.echo(f"why some do not fit:  {command_line('inspect', space)}")
-    typer.echo(f"take the best model:  {command_line('export', directory, '--to', 'best')}")
+    if result.identity["space"]["model"] is not None:
+        typer.echo(f"take the best model:  {command_line('export', directory, '--to', 'best')}")
 
 
 def _again(space: Path, out: Path | None, options: dict[str, Any]) -> str:

@@ -98,9 +98,7 @@ def op_spec(op: str) -> OpSpec:
         return spec
     spec = _generic(op)
     if spec is None:
-        raise GraphError(
-            f"no op is called {op!r}", where="op table", fix=f"nearest: {nearest(op, list(OPS))}"
-        )
+        raise GraphError(f"no op is called {op!r}", where="op table", fix=nearest(op, list(OPS)))
     return spec
 
 

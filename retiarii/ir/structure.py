@@ -141,7 +141,7 @@ class Structure:
         if inside:
             shown = ", ".join(repr(n) for n in inside[:4]) + (", ..." if len(inside) > 4 else "")
             return f"{name!r} is a container; name a node in it ({shown}), or all: '{name}.*'"
-        return f"nearest names: {nearest(name, list(self._records))}"
+        return nearest(name, list(self._records), "names")
 
     def settle(self) -> None:
         """Infers what edits under way made stale; shapes that do not fit stay as they were."""

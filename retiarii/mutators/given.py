@@ -44,7 +44,7 @@ class FrozenRecorder(Recorder):
             raise SpaceError(
                 f"decision {unknown[0]!r} was given, but nothing asked for it",
                 where=f"decision {unknown[0]!r}",
-                fix=f"nearest labels: {nearest(unknown[0], asked)}"
+                fix=nearest(unknown[0], asked, "labels")
                 if asked
                 else "this space asks for no decisions",
             )

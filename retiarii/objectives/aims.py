@@ -104,11 +104,18 @@ class Aims:
         missing = [o.name for o in self.objectives if o.name not in metrics]
         if missing and not self._seen:
             names = [name for name in metrics if name not in self.measured]
+            if Quantity.of(missing[0]) is not None:
+                raise ObjectiveError(
+                    f"the objective {missing[0]!r} is measured on models, and this search has "
+                    "only hyper-parameters",
+                    where="objectives",
+                    fix="leave it out, or return it from the function",
+                )
             raise ObjectiveError(
                 f"the objective {missing[0]!r} is not reported: the first trial has "
                 f"{', '.join(names)}",
                 where="objectives",
-                fix=f"nearest: {nearest(missing[0], [*names, *BUILT_IN, *PROXIES])}; a function "
+                fix=f"{nearest(missing[0], [*names, *BUILT_IN, *PROXIES])}; a function "
                 "returns a dict with it",
             )
         if missing:
@@ -155,7 +162,7 @@ def check_known(
                 f"no trial reports the objective {each.name!r}: they have "
                 f"{', '.join(sorted(known))}",
                 where=f"objective {each.name}={each.direction}",
-                fix=f"nearest: {nearest(each.name, [*known, *BUILT_IN, *PROXIES])}",
+                fix=nearest(each.name, [*known, *BUILT_IN, *PROXIES]),
             )
     if not modelled and (limits or sifted):
         what = f"constraint {limits[0]}" if limits else str(sifted[0])

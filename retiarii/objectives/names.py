@@ -219,7 +219,7 @@ def _limit(text: Any) -> Limit:
         raise ObjectiveError(
             f"{name!r} is not known before a model is trained",
             where=f"constraint {text.strip()}",
-            fix=f"nearest: {nearest(name, known)}; other conditions: space.require(...)",
+            fix=f"{nearest(name, known)}; other conditions: space.require(...)",
         )
     return Limit(name, quantity, found["how"], bound)
 
@@ -274,7 +274,7 @@ def make_sifting(given: Any, what: str, times: int) -> Sifting | None:
         raise ObjectiveError(
             f"there is no proxy {name!r}",
             where=what,
-            fix=f"nearest: {nearest(name, list(PROXIES))}",
+            fix=nearest(name, list(PROXIES)),
         )
     key, _, number = option.replace(" ", "").partition("=")
     if comma and (key != "times" or not number.isdecimal() or int(number) < 2):

@@ -1,4 +1,4 @@
-"""Models that hold for one batch size or one mode only, merged: what that means for all."""
+"""What a merged model was lowered for and cannot do otherwise: dimensions, sizes, a mode."""
 
 from __future__ import annotations
 
@@ -20,14 +20,23 @@ class Fixed:
         training: the one mode.
         sizes: of inputs: (number of the input, its name, dimension, the one size, where it is
             read).
+        dims: each input's name and number of dimensions: calls are lowered for it.
     """
 
     batch: int | None = None
     training: bool | None = None
     sizes: tuple[tuple[int, str, int, int, str | None], ...] = ()
+    dims: tuple[tuple[str, int], ...] = ()
 
     def check_sizes(self, inputs: Sequence[Tensor]) -> None:
-        """Raises MergeError for inputs of other sizes."""
+        """Raises MergeError for inputs of other sizes, or of another number of them."""
+        for (name, dims), given in zip(self.dims, inputs, strict=True):
+            if given.dim() != dims:
+                raise MergeError(
+                    f"the input {name!r} has shape {list(given.shape)}, and the models were "
+                    f"lowered for {dims} dimension{'s' * (dims != 1)}",
+                    fix="merge with example inputs of as many dimensions",
+                )
         for number, name, dim, size, where in self.sizes:
             shape = inputs[number].shape
             if shape[dim] != size:
@@ -79,4 +88,5 @@ def fixed_of(models: Sequence[Model]) -> Fixed:
             size = of.types[0].shape[at.dim]
             sizes.setdefault((at.input, at.dim), (at.input, of.name, at.dim, size, at.where))
     found = tuple(sizes[at] for at in sorted(sizes))
-    return Fixed(min(batches, default=None), min(modes, default=None), found)
+    dims = tuple((n.name, len(n.type.shape)) for n in models[0].graph.inputs)
+    return Fixed(min(batches, default=None), min(modes, default=None), found, dims)

@@ -19,6 +19,7 @@ from retiarii.optimizer.merged import MergedModel
 from retiarii.space import Candidate
 
 _FUSE = ("auto", "on", "off", True, False)
+_OWN_PARAMETERS = (torch.jit.ScriptModule, nn.DataParallel)
 
 
 def merge(
@@ -132,6 +133,7 @@ def check_mergeable(models: Sequence[Model]) -> None:
                 fix="merge models that take the same batch",
             )
         _check_hooks(number, model)
+        _check_opaque(number, model)
     owners: dict[int, tuple[int, str]] = {}
     devices: dict[torch.device, int] = {}
     for number, model in enumerate(models):
@@ -164,6 +166,20 @@ def _check_hooks(number: int, model: Model) -> None:
                 f"parameter {key!r} of model {number} has a hook on its gradient",
                 fix="remove the hook; change gradients in the training loop, after backward()",
             )
+
+
+def _check_opaque(number: int, model: Model) -> None:
+    """Modules that are called as they are are given parameters of the merged model."""
+    for node in model.graph.opaque:
+        held = model.module if not node.path else model.module.get_submodule(node.path)
+        for module in held.modules():
+            if isinstance(module, _OWN_PARAMETERS):
+                what = type(module).__name__
+                raise MergeError(
+                    f"model {number} holds a {what}, which runs with no other parameters than "
+                    "its own",
+                    fix="merge the module that it was made of",
+                )
 
 
 def _taken(graph: Graph, types: bool) -> str:

@@ -27,7 +27,5 @@ def make_proxy(name: str) -> Proxy:
         ObjectiveError: there is none.
     """
     if name not in REGISTERED:
-        raise ObjectiveError(
-            f"there is no proxy {name!r}", fix=f"nearest: {nearest(name, list(REGISTERED))}"
-        )
+        raise ObjectiveError(f"there is no proxy {name!r}", fix=nearest(name, list(REGISTERED)))
     return REGISTERED[name]()

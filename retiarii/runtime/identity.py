@@ -16,6 +16,8 @@ from retiarii.runtime.shown import plain
 
 _ABSENT = object()
 _SHOWN_LINES = 12
+# What says of which kind something is; the rest are its options.
+_KINDS = ("kind", "name")
 # A range or a list of options: which value a trial had of it is among its decisions.
 _CHOICE = re.compile(
     r"^(?:choice\(\[|(?:log)?uniform\(|(?:log)?randint\().*?(?P<label> label=.*)?$"
@@ -173,8 +175,16 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
 
 
 def difference(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Lines that say where two JSON values differ: ``seed: was 0, is 1``."""
+    """Lines that say where two JSON values differ: ``seed: was 0, is 1``.
+
+    Of two things of different kinds it says just that: their fields have nothing in common.
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in _KINDS:
+            was, is_ = before.get(key), now.get(key)
+            if isinstance(was, str) and isinstance(is_, str) and was != is_:
+                yield f"{path}: {_change(was, is_)}" if path else f"{key}: {_change(was, is_)}"
+                return
         for key in dict.fromkeys([*before, *now]):
             inner = f"{path}.{key}" if path else str(key)
             yield from difference(before.get(key, _ABSENT), now.get(key, _ABSENT), inner)

@@ -125,7 +125,7 @@ def _check_path(path: Path) -> Path:
         raise FileError(
             "there is no such file",
             where=str(path),
-            fix=f"nearest: {nearest(path.name, siblings)}"
+            fix=nearest(path.name, siblings)
             if siblings
             else "give the path of a Python file that defines `space` and `evaluator`",
         )

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from retiarii.errors import DISK, DiskError, FileError, TrialError
+from retiarii.training.packed import packed
 
 WEIGHTS = "weights.safetensors"
 FINISHED = "finished.json"
@@ -59,6 +60,7 @@ class Checkpoints:
         self._identity = identity
         self._keep = keep
         self._own: list[int] = []
+        self._tidy = False  # whether there is nothing but our own in the directory
 
     def save(self, epoch: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of ``epoch``; then delete those that are too old.
@@ -66,14 +68,20 @@ class Checkpoints:
         Raises:
             TrialError: the disk is full, or not writable.
         """
-        data = safetensors.torch.save(portable(tensors))
+        data = packed(tensors)
         body = {"epoch": epoch, "identity": self._identity, "meta": dict(meta)}
         stem = f"checkpoint-{epoch:05d}"
         write_atomic(self._directory / f"{stem}.safetensors", data, synced=False)
         noted = {**body, "tensors": _checksum(data)}
         _write_json(self._directory / f"{stem}.json", noted, synced=False)
-        self._own = [*(e for e in self._own if e != epoch), epoch][-self._keep :]
-        self._delete_except(self._own)
+        kept = [*(e for e in self._own if e != epoch), epoch]
+        self._own, stale = kept[-self._keep :], kept[: -self._keep]
+        if not self._tidy:
+            self._delete_except(self._own)
+            self._tidy = True
+        for old in stale:
+            for kind in ("json", "safetensors"):
+                (self._directory / f"checkpoint-{old:05d}.{kind}").unlink(missing_ok=True)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole and ours, or ``None``."""
@@ -132,23 +140,6 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
-def portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: on the CPU, contiguous, none sharing memory.
-
-    Tied tensors are written once for each of their names, so that the file holds every key.
-    """
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        kept = tensor.detach().cpu().contiguous()
-        storage = kept.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != kept.numel() * kept.element_size():
-            kept = kept.clone()
-        seen.add(kept.untyped_storage().data_ptr())
-        result[name] = kept
-    return result
-
-
 def save_weights(directory: Path, state: Mapping[str, Any]) -> Path:
     """Write a model's ``state_dict`` to ``weights.safetensors``, every key in it.
 
@@ -157,7 +148,7 @@ def save_weights(directory: Path, state: Mapping[str, Any]) -> Path:
     """
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     path = directory / WEIGHTS
-    write_atomic(path, safetensors.torch.save(portable(state)))
+    write_atomic(path, packed(state))
     return path
 
 
@@ -229,8 +220,8 @@ def _sync_directory(directory: Path) -> None:
 
 def _write_json(path: Path, body: Mapping[str, Any], *, synced: bool = True) -> None:
     text = json.dumps(body, sort_keys=True)
-    whole = {**body, "checksum": _checksum(text.encode())}
-    write_atomic(path, json.dumps(whole, indent=1).encode(), synced=synced)
+    whole = {**body, "checksum": _checksum(text.encode())}  # in its order, not the sorted one
+    write_atomic(path, json.dumps(whole).encode(), synced=synced)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -99,7 +99,7 @@ class Function(Evaluator):
             names = [str(name) for name in answer]
             raise EvaluatorError(
                 f"the function returned a dict without {self.metric!r}, the score's name"
-                + (f"; nearest: {nearest(self.metric, names)}" if names else "; it is empty"),
+                + (f"; {nearest(self.metric, names)}" if names else "; it is empty"),
                 where=f"trial {trial.number}",
                 fix=f"return {{{self.metric!r}: ...}}, or name the score: "
                 f"rt.Function(fn, metric={names[0] if names else 'score'!r})",

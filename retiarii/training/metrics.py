@@ -230,7 +230,7 @@ def make_metric(given: Any, maximize: bool | None, loss: Any) -> Metric:
             raise EvaluatorError(
                 f"there is no metric {given!r}",
                 where=where,
-                fix=f"nearest: {nearest(given, list(_NAMED))}; or give a callable",
+                fix=f"{nearest(given, list(_NAMED))}; or give a callable",
             )
         higher, kind = _NAMED[given]
         meter = None if kind is None else partial(kind, loss)

@@ -310,7 +310,7 @@ def make_schedule(given: Any) -> Any:
             raise EvaluatorError(
                 f"there is no schedule {given!r}",
                 where="Supervised(schedule=...)",
-                fix=f"nearest: {nearest(given, list(SCHEDULES))}",
+                fix=nearest(given, list(SCHEDULES)),
             )
         return SCHEDULES[given]()
     for plain in possible(given):

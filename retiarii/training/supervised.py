@@ -406,5 +406,5 @@ def _check_option(name: str, given: Any, options: Sequence[Any]) -> None:
         raise EvaluatorError(
             f"{name} is {given!r}, which is none of {', '.join(map(repr, options))}",
             where=f"Supervised({name}=...)",
-            fix=f"nearest: {nearest(str(given), texts)}",
+            fix=nearest(str(given), texts),
         )

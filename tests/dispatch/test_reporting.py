@@ -78,7 +78,7 @@ def test_what_is_going_on_is_written_once_a_second(tmp_path: Path) -> None:
         LiveCohort("cuda:1", 2, "2-3", (0, 0), 0.0, None, False),
     )
     assert (first.waiting, first.next) == (2, (4, 5))
-    play.turn((0.9, Started(0)), (0.0, Started(1)))
+    play.turn((0.75, Started(0)), (0.0, Started(1)))
     assert read_live(tmp_path) == first
     play.turn(
         (2.0, Reported(0, 1, {})),
@@ -89,8 +89,8 @@ def test_what_is_going_on_is_written_once_a_second(tmp_path: Path) -> None:
     )
     second = read_live(tmp_path)
     assert second is not None
-    assert second.seconds == 4.4
-    assert second.cohorts[0] == LiveCohort("cuda:0", 2, "0-1", (2, 2), 4.4, 4.0, False)
+    assert second.seconds == 4.25
+    assert second.cohorts[0] == LiveCohort("cuda:0", 2, "0-1", (2, 2), 4.25, 4.0, False)
     play.turn((1.0, Noted(3, "so")))
     third = read_live(tmp_path)
     assert third is not None

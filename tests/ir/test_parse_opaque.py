@@ -185,6 +185,34 @@ def test_a_region_under_autocast_is_opaque() -> None:
     assert (node.path, node.attrs["reason"]) == ("inner", "computes under autocast")
 
 
+class HalfOut(nn.Module):
+    """Its only calls under autocast are layers, and its result is of another type."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.fc(x)  # here
+
+
+def test_layers_under_autocast_are_opaque_and_typed_as_they_return() -> None:
+    graph = parsed(Around(nn.Sequential(HalfOut(), Half())), torch.randn(2, 4))
+    (node,) = graph.opaque
+    assert (node.path, node.attrs["reason"]) == ("inner.0", "computes under autocast")
+    assert node.type.dtype is torch.bfloat16
+    model = HalfOut()
+    built = parsed(model, torch.randn(2, 4)).to_module()
+    x = torch.randn(3, 4)
+    assert torch.equal(built(x), model(x))
+
+
+class Half(nn.Module):
+    def forward(self, x):
+        return x.float()
+
+
 def test_python_random_numbers_are_never_baked_in() -> None:
     class Skips(nn.Module):
         def __init__(self):

@@ -217,6 +217,13 @@ def test_an_objective_that_no_function_reports_is_found_with_the_first_trial(
     assert len(toy(directory=tmp_path).trials) == 12
 
 
+def test_what_is_measured_on_models_needs_some(tmp_path: Path) -> None:
+    with pytest.raises(ObjectiveError, match="'params' is measured on models") as caught:
+        toy(objectives={"gain": "max", "params": "min"}, directory=tmp_path)
+    assert "leave it out" in str(caught.value)
+    assert not (tmp_path / "search.db").exists()
+
+
 def test_a_trial_without_an_objective_that_others_report_has_failed() -> None:
     def sometimes(trial: Trial) -> dict[str, float]:
         found = two(trial)

@@ -124,6 +124,14 @@ def test_hooks_on_parameters_are_refused() -> None:
         merge([net(seed=1), model], X)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_modules_that_run_with_no_other_parameters_are_refused(inside: bool) -> None:
+    parallel = nn.DataParallel(net())
+    model = nn.Sequential(parallel) if inside else parallel
+    with pytest.raises(MergeError, match="model 1 holds a DataParallel"):
+        merge([net(seed=1), model], X)
+
+
 def test_a_wrong_number_of_seeds() -> None:
     with pytest.raises(MergeError, match="1 seeds for 2 models"):
         merge([net(), net()], X, seeds=[1])
@@ -137,6 +145,15 @@ def test_arguments_of_another_structure() -> None:
         merged(X, X)
     with pytest.raises(MergeError, match="argument"):
         merged([X])
+
+
+def test_inputs_of_another_number_of_dimensions() -> None:
+    """Alone, a linear layer takes them; stacked, its members' dimension would be another."""
+    merged = merge([net(), net(7)], X)
+    with pytest.raises(MergeError, match=r"has shape \[4, 1, 3\], .* for 2 dim"):
+        merged(X[:, None])
+    with pytest.raises(MergeError, match=r"has shape \[3\], .* for 2 dim"):
+        merged(X[0])
 
 
 def test_state_of_another_model() -> None:

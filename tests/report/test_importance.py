@@ -10,6 +10,7 @@ import pytest
 from retiarii.errors import RetiariiError
 from retiarii.mutators.choice import choice, loguniform, uniform
 from retiarii.report import importance as module
+from retiarii.mutators.choice import Numbered
 from retiarii.report.decisions import axes_of
 from retiarii.report.importance import importance
 from retiarii.result import Result
@@ -84,16 +85,18 @@ def test_conditional_decisions() -> None:
 
 
 def test_places_of_numbers_and_options() -> None:
+    gelu, relu = Numbered.of(0, "GELU()"), Numbered.of(1, "ReLU()")
     rows = [
-        ({"width": (1, 32), "lr": (1e-4, 1e-4), "n": (3, 3)}, 0.0),
-        ({"width": (0, 16), "lr": (1e-2, 1e-2), "n": (5, 5)}, 0.0),
+        ({"width": (1, 32), "lr": (1e-4, 1e-4), "n": (3, 3), "layer": (1, relu)}, 0.0),
+        ({"width": (0, 16), "lr": (1e-2, 1e-2), "n": (5, 5), "layer": (0, gelu)}, 0.0),
         ({"width": (2, 8), "lr": (1.0, 1.0)}, 0.0),
     ]
-    width, lr, n = axes_of(_Rows(rows), [0, 1, 2])  # type: ignore[arg-type]
+    width, lr, n, layer = axes_of(_Rows(rows), [0, 1, 2])  # type: ignore[arg-type]
     assert (width.options, width.places) == (("16", "32", "8"), {0: 1.0, 1: 0.0, 2: 2.0})
     assert lr.log
     assert lr.places == pytest.approx({0: 0.0, 1: 0.5, 2: 1.0})
     assert (n.options, n.places, n.log) == ((), {0: 0.0, 1: 1.0}, False)
+    assert (layer.options, layer.places) == (("GELU()", "ReLU()"), {0: 1.0, 1: 0.0})
 
 
 @pytest.mark.parametrize("missing", ["optuna", "sklearn"])

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from retiarii.mutators.choice import Numbered
 from retiarii.report.importance import Importance
-from retiarii.report.text import confirmed_lines, curve_lines, importance_lines
+from retiarii.report.text import confirmed_lines, curve_lines, decided, importance_lines
 from retiarii.result import Result
 from retiarii.training.trial import Trial
 
 Search = Callable[..., Result]
+
+
+def test_decisions_on_one_line() -> None:
+    decisions = {"lr": 0.123456, "layer": Numbered.of(1, "Linear(8, 8)"), "op": "max", "n": 3}
+    assert decided(decisions) == "lr=0.1235, layer=Linear(8, 8), op=max, n=3"
 
 
 def test_curves_on_one_scale(search: Search) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retiarii.errors import StoreError
-from retiarii.mutators.choice import Categorical, Decision, Real
+from retiarii.mutators.choice import Categorical, Decision, Numbered, Real
 from retiarii.runtime.place import check_writable, make_directory
 from retiarii.runtime.schema import APPLICATION_ID
 from retiarii.runtime.store import Store
@@ -42,6 +43,17 @@ def test_a_trial_as_written(store: Store) -> None:
     assert row.decisions == (("op", 1, "max"), ("lr", 0.1 + 0.2, 0.1 + 0.2))
     assert row.raws == (("op", 1), ("lr", 0.1 + 0.2))
     assert store.row(1) is None
+
+
+def test_options_without_names_keep_what_they_stand_for(store: Store) -> None:
+    option = Numbered.of(1, "Linear(8, 8)")
+    store.add(0, [Decision("layer", Categorical(2), 1, option)], "key", SEED, 1.0)
+    row = store.row(0)
+    assert row is not None
+    ((_, _, value),) = row.decisions
+    assert value == 1
+    assert json.dumps(value) == "1"
+    assert repr(value) == "Linear(8, 8)"
 
 
 def test_life_of_a_trial(store: Store) -> None:

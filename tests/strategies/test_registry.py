@@ -68,9 +68,10 @@ def test_module_and_class(own):
     ("spec", "says"),
     [
         ("evolutoin", "'evolution'"),
-        ("", "nearest"),
+        ("foo", "known: 'cmaes', 'evolution', 'gp', 'grid', 'local'"),
+        ("", "known"),
         ("own_strategies:Mien", "'Mine'"),
-        ("own_strategies:Other", "nearest"),
+        ("own_strategies:Other", "known: 'Broken', 'Mine'"),
         ("own_strategies:Unfinished", "ask"),
         ("own_strategies:Broken", "no luck"),
         ("broken_strategies:Mine", "ZeroDivisionError"),

@@ -134,7 +134,7 @@ def update(graph: Graph, node: Node, changes: Mapping[str, Any]) -> None:
             raise GraphError(
                 f"{record.op} has no attribute {attr!r}",
                 where=f"node {name!r}",
-                fix=f"nearest: {nearest(attr, sorted(known))}" if known else "it has none",
+                fix=nearest(attr, sorted(known)) if known else "it has none",
             )
     if any(isinstance(v, Node | Value) for v in changes.values()):
         raise GraphError(

@@ -181,7 +181,7 @@ def _completed(op: str, attrs: Mapping[str, Any], name: str) -> Attrs:
         raise GraphError(
             f"{op} has no argument {unknown[0]!r}",
             where=f"node {name!r}",
-            fix=f"nearest: {nearest(unknown[0], list(spec.signature))}",
+            fix=nearest(unknown[0], list(spec.signature)),
         )
     return module_attrs(_made(spec.target, {**spec.placeholders(attrs), **attrs}))
 
@@ -191,9 +191,7 @@ def _bound(
 ) -> tuple[OpSpec, list[Any], dict[str, Any]]:
     if isinstance(what, str):
         if what not in OPS:
-            raise GraphError(
-                f"no op is called {what!r}", fix=f"nearest: {nearest(what, sorted(OPS))}"
-            )
+            raise GraphError(f"no op is called {what!r}", fix=nearest(what, sorted(OPS)))
         spec = OPS[what]
     elif callable(what):
         match = function_op(what)

@@ -86,7 +86,7 @@ def _op_name(op: Any) -> str:
     if isinstance(op, str):
         if op in OPS:
             return op
-        raise GraphError(f"no op is called {op!r}", fix=f"nearest: {nearest(op, sorted(OPS))}")
+        raise GraphError(f"no op is called {op!r}", fix=nearest(op, sorted(OPS)))
     name = module_op(op) if isinstance(op, type) else None
     match = function_op(op)
     if name is None and match is None:

@@ -109,6 +109,7 @@ class ModuleCalls:
         with recorder.off():
             layer = self._layers.attrs_of(module) if path else None
             if layer is not None:
+                recorder.check_surroundings(site)
                 made = self._layer_call(module, path, layer, args, kwargs, site)
                 if made is not NotImplemented:
                     self._replay.enter(path)
@@ -309,6 +310,8 @@ class ModuleCalls:
         recorder = self._recorder
         if self._real is not None:
             return self._made(self._real.result(path, number))
+        if self._opaque[path].real:
+            raise NeedsRealTypes
 
         def meta(tensor: torch.Tensor) -> torch.Tensor:
             return recorder.values.meta(recorder.entry(tensor))

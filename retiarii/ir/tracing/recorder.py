@@ -218,10 +218,14 @@ class Recorder(TorchFunctionMode):
             raise Unlowerable(f"{name} writes into out=")
         if name == "grad":
             raise Unlowerable("runs autograd by hand")
+        self.check_surroundings()
+
+    def check_surroundings(self, site: str | None = None) -> None:
+        """Raises Unlowerable where what stands around a call changes what torch does."""
         if torch._C._is_any_autocast_enabled():
-            raise Unlowerable("computes under autocast")
+            raise Unlowerable("computes under autocast", site, real=True)
         if torch._C._are_functorch_transforms_active():
-            raise Unlowerable("computes under a torch.func transform")
+            raise Unlowerable("computes under a torch.func transform", site)
 
     def execute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Runs a function or a layer, recording nothing.

@@ -15,6 +15,7 @@ class Unlowerable(BaseException):
         reads: it looks at the numbers in a tensor.
         failed: a torch call raised: the model's own code may be wrong, or not run at all at this
             batch size or in this mode.
+        real: without numbers it returns other types: autocast is of a device.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Unlowerable(BaseException):
         *,
         failed: bool = False,
         reads: bool = False,
+        real: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -32,6 +34,7 @@ class Unlowerable(BaseException):
         self.path = path
         self.failed = failed
         self.reads = reads
+        self.real = real
 
 
 class Broken(BaseException):

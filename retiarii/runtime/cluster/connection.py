@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +15,13 @@ from typing import Any
 from retiarii.errors import RetiariiError
 from retiarii.runtime.cluster.actor import Word, Worker
 from retiarii.runtime.cluster.need import Need
-from retiarii.runtime.cluster.reaching import HERE, be_brief, be_private, check_reachable
+from retiarii.runtime.cluster.reaching import (
+    HERE,
+    be_brief,
+    be_private,
+    check_head,
+    check_reachable,
+)
 from retiarii.runtime.cluster.spots import Names, Spot, spots_on
 from retiarii.runtime.worker import without_interrupts
 
@@ -32,6 +40,8 @@ _LEFT_OUT = (
 )
 # Ray's own switch between clusters of machines and one machine alone.
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# The exit code of the command line for errors that a user can act on.
+_ERROR = 2
 _FIX_HERE = "see whether the search runs with --executor local; Ray may lack memory or disk"
 _FIX_THERE = (
     "run this on a machine of the cluster, with the same versions of Ray and Python (ray status "
@@ -74,6 +84,7 @@ class Connection:
         address = address or os.environ.get("RAY_ADDRESS") or HERE
         self.here = address == HERE
         self._room = be_private() if self.here else None
+        self._headless = False
         try:
             if not self.here:
                 check_reachable(address)
@@ -144,7 +155,16 @@ class Connection:
             )
 
     def spots(self, need: Need, workers: int | None) -> tuple[Spot, ...]:
-        """Where workers can be now, on nodes that are alive; see `spots_on`."""
+        """Where workers can be now, on nodes that are alive; see `spots_on`.
+
+        Raises:
+            RetiariiError: the cluster's head has gone.
+        """
+        try:
+            check_head(self._ray.get_runtime_context().gcs_address)
+        except RetiariiError:
+            self._headless = True
+            raise
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         return spots_on(nodes, self._names.of(nodes), need, workers)
 
@@ -179,20 +199,45 @@ class Connection:
 
     def kill(self, actor: Any) -> None:
         """Ends an actor at once."""
+        if self._headless:  # there is nobody to ask; it ends with its job
+            return
         with suppress(Exception):  # it, or the cluster, may have gone
             self._ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
         """Leaves the cluster; ends one that was started here."""
-        with suppress(Exception):
-            self._ray.shutdown()
+        if self._headless:
+            self._forget()
+        else:
+            with suppress(Exception):
+                self._ray.shutdown()
         if self.here:
             self._local_only(False)
         self._clear()
 
+    def _forget(self) -> None:
+        """Keeps Ray from asking a head that has gone, at this process's end or when it tells an
+        error: it would wait a minute for it, and then end the process without a word."""
+        atexit.unregister(self._ray.shutdown)
+        atexit.register(_leave_process)
+        worker = self._ray._private.worker
+        if sys.excepthook is getattr(worker, "custom_excepthook", None):
+            sys.excepthook = sys.__excepthook__
+
     def _clear(self) -> None:
         if self._room is not None:
             shutil.rmtree(self._room, ignore_errors=True)
+
+
+def _leave_process() -> None:
+    """Ends this process, after what else is to be done at its end: Ray's threads, left as they
+    are, would crash it. The search ended with an error, and so does the process."""
+    atexit.unregister(_leave_process)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(_ERROR)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import secrets
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,29 @@ def check_reachable(address: str) -> None:
             fix="see that it is up (`ray status` on its head), that this machine may connect to "
             "the port, and that the address is the one that `ray start --head` has told",
         ) from error
+
+
+def check_head(address: str) -> None:
+    """Connects to the port of a cluster's head, which may take a few seconds to come back.
+
+    Raises:
+        RetiariiError: it has gone.
+    """
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + _REACH_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RetiariiError(
+                    f"the head of the Ray cluster has gone: {error}",
+                    where=address,
+                    fix="start the cluster again, and run the same command: it goes on from the "
+                    "last checkpoints; so it does with --executor local",
+                ) from error
+        time.sleep(0.2)
 
 
 def be_brief() -> None:

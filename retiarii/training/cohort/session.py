@@ -5,15 +5,16 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retiarii.optimizer.stats import Stats
 from retiarii.training.checkpoint import Checkpoint
 from retiarii.training.cohort.failure import fail, out_of_memory
 from retiarii.training.cohort.member import Member, compatible, is_whole
+from retiarii.training.cohort.merging import pays
 from retiarii.training.cohort.part import Attach
 from retiarii.training.cohort.single import single_trainer
 from retiarii.training.cohort.trainer import CohortTrainer
@@ -181,14 +182,21 @@ class _Session:
                 self._one_epoch(behind[0])
                 continue
             if running.members != behind:
-                running = self._merged(running, active, behind)
+                merged = self._merged(running, active, behind)
+                if merged is None:
+                    running.hand_over(active)
+                    for member in active:
+                        self._alone(member)
+                    return
+                running = merged
                 if torch.cuda.is_available():
                     _free_memory()  # of the trainer before, which its CUDA graphs hold on to
             self._advance(running)
 
     def _merged(
         self, running: _Running, active: Sequence[Member], members: list[Member]
-    ) -> _Running:
+    ) -> _Running | None:
+        """What trains the members together; ``None`` where that would not pay."""
         attach = self._evaluator.attach(members[0].trial)
         if running.trainer is not None and all(m in running.members for m in members):
             gone = [i for i, member in enumerate(running.members) if member not in members]
@@ -198,9 +206,13 @@ class _Session:
             running.hand_over(active)
             running.trainer = None  # so that its memory is free for the next
             trainer = CohortTrainer([m.part() for m in members], self._evaluator.task, attach)
+        described = _described(trainer.stats)
+        if not pays(trainer.stats, self._evaluator.task, members[0].settings.device):
+            members[0].trial.note(f"{described}: trained one by one")
+            return None
         for member in members:
             member.state = None
-        members[0].trial.note(_described(trainer.stats))
+        members[0].trial.note(described)
         return _Running(members, trainer)
 
     def _advance(self, running: _Running) -> None:
@@ -214,11 +226,7 @@ class _Session:
                 continue
             member.epoch = trainer.epoch
             with failures_end(member.trial):
-                member.record.add(
-                    trainer.epoch,
-                    result,
-                    partial(_state, trainer, index),
-                )
+                member.record.add(trainer.epoch, result, partial(trainer.state, index))
         for phrase in trainer.execution:
             # That nothing is compiled is the usual.
             if phrase not in running.said and not phrase.startswith("eager"):
@@ -237,10 +245,6 @@ def _described(stats: Stats) -> str:
     elif ratio is not None:
         parts.append(f"about {ratio:.1f} times as fast as one by one")
     return ", ".join(parts)
-
-
-def _state(trainer: CohortTrainer, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    return trainer.tensors(index), trainer.meta(index)
 
 
 class _Running:

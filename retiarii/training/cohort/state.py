@@ -15,12 +15,15 @@ from retiarii.training.checkpoint import Checkpoint
 _MODEL = "model."
 
 
-def tensors_of(merged: MergedModel, index: int, module: nn.Module) -> dict[str, Tensor]:
-    """A model's weights and buffers, also those that are in no ``state_dict``; copies."""
-    held = {**module.state_dict(), **dict(module.named_buffers())}
+def held_by(module: nn.Module) -> dict[str, Tensor]:
+    """A model's weights and buffers, also those that are in no ``state_dict``."""
+    return {**module.state_dict(), **dict(module.named_buffers())}
+
+
+def tensors_of(merged: MergedModel, index: int, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a merged model has in the place of what one of its models held at first; copies."""
     return {
-        f"{_MODEL}{key}": merged.value_of(index, key, value).detach().clone()
-        for key, value in held.items()
+        f"{_MODEL}{key}": merged.value_of(index, key, value).clone() for key, value in held.items()
     }
 
 

@@ -196,22 +196,18 @@ class Stepping:
 
     # --- one model's state ------------------------------------------------------------------------
 
-    def tensors(self, index: int) -> dict[str, Tensor]:
-        """As `EpochTrainer` has it: the average and the state of the optimizer."""
-        found = state_tensors(self._optimizer.state_of(index))[0]
+    def state(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A model's average and optimizer state, and the rest, as `EpochTrainer` has them."""
+        tensors, plain = state_tensors(self._optimizer.state_of(index))
+        count = 0
         if self._averages is not None and self._settings[index].ema is not None:
-            values, _ = self._averages.state_of(index)
-            found.update({f"average.{i}": value for i, value in enumerate(values)})
-        return found
-
-    def meta(self, index: int) -> dict[str, Any]:
-        """As `EpochTrainer` has it."""
-        averaged = self._averages is not None and self._settings[index].ema is not None
-        return {
+            values, count = self._averages.state_of(index)
+            tensors.update({f"average.{i}": value for i, value in enumerate(values)})
+        return tensors, {
             "step": self._steps[index],
-            "optimizer": state_tensors(self._optimizer.state_of(index))[1],
+            "optimizer": plain,
             "scaler": {} if self._scales is None else self._scales.state_of(index),
-            "average": self._averages.state_of(index)[1] if averaged and self._averages else 0,
+            "average": count,
             "schedule": self.rates.state_of(index),
         }
 

@@ -29,7 +29,7 @@ from retiarii.training.cohort.part import Attach, Attached, Part
 from retiarii.training.cohort.placing import Placer
 from retiarii.training.cohort.recordable import unrecordable
 from retiarii.training.cohort.recording import Done, RecordedSteps, Recorder
-from retiarii.training.cohort.state import tensors_of
+from retiarii.training.cohort.state import held_by, tensors_of
 from retiarii.training.cohort.stepping import Stepping
 from retiarii.training.data import Source
 from retiarii.training.loop import (
@@ -109,6 +109,7 @@ class CohortTrainer:
         self._checkable: Any = None
         self._call: Callable[[Any], Any] | None = None
         self._checked: set[str] = set()
+        self._held: dict[int, dict[str, Tensor]] = {}
         self.epoch = 0
         for index, part in enumerate(parts):
             if part.state is not None:
@@ -127,7 +128,7 @@ class CohortTrainer:
             attach: as for the whole cohort.
         """
         parts = [
-            replace(part, state=Checkpoint(self.epoch, self.stepping.tensors(i), self.meta(i)))
+            replace(part, state=Checkpoint(self.epoch, *self.stepping.state(i)))
             for i, part in enumerate(self.parts)
             if i not in gone
         ]
@@ -187,18 +188,24 @@ class CohortTrainer:
 
     # --- one model's state ------------------------------------------------------------------------
 
+    def state(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As :meth:`EpochTrainer.tensors` and ``meta`` of that model alone; copies."""
+        if index not in self._held:
+            self._held[index] = held_by(self.parts[index].module)
+        tensors, meta = self.stepping.state(index)
+        return {**tensors_of(self.merged, index, self._held[index]), **tensors}, meta
+
     def tensors(self, index: int) -> dict[str, Tensor]:
-        """As :meth:`EpochTrainer.tensors` of that model alone; copies."""
-        weights = tensors_of(self.merged, index, self.parts[index].module)
-        return {**weights, **self.stepping.tensors(index)}
+        """The tensors of :meth:`state`."""
+        return self.state(index)[0]
 
     def meta(self, index: int) -> dict[str, Any]:
-        """As :meth:`EpochTrainer.meta` of that model alone."""
-        return self.stepping.meta(index)
+        """The rest of :meth:`state`, as JSON."""
+        return self.stepping.state(index)[1]
 
     def checkpoint(self, index: int) -> Checkpoint:
         """What a model's training goes on from, alone or in another cohort."""
-        return Checkpoint(self.epoch, self.tensors(index), self.meta(index))
+        return Checkpoint(self.epoch, *self.state(index))
 
     # --- one step ---------------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from retiarii.mutators.choice import choice
+from retiarii.optimizer.choose import Choice
 from retiarii.space import ModelSpace
 from retiarii.testing.cohorts import Heard, candidates_trials, check_metrics, distance
 from retiarii.training.checkpoint import WEIGHTS, load_weights
@@ -363,6 +365,44 @@ def test_one_trial_is_no_cohort(nets, epochs):
     evaluator(epochs=1).run([])
     assert (epochs, heard.notes) == ([1], [])
     assert isinstance(heard.outcome(0), Finished)
+
+
+def test_where_nothing_is_fused_trials_train_one_by_one(nets, tmp_path, epochs, monkeypatch):
+    alone, together = Heard(), Heard()
+    for i in range(3):
+        evaluator().run(trials(nets[:3], alone)[i : i + 1])
+    del epochs[:]
+    unfused = Choice(False, "nothing is fused: it would not pay")
+    monkeypatch.setattr("retiarii.optimizer.compile.choose", lambda *_: unfused)
+    evaluator().run(trials(nets[:3], together, tmp_path))
+    assert epochs == [1] * 3 * EPOCHS
+    (note,) = together.notes
+    assert note.endswith("nothing is fused: it would not pay: trained one by one")
+    for i in range(3):
+        one, other = together.outcome(i), alone.outcome(i)
+        assert isinstance(one, Finished)
+        assert one.metrics == other.metrics
+
+
+class Pairs(Dataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index]
+
+
+def test_where_nothing_is_fused_a_dataset_is_read_once_all_the_same(nets, epochs, monkeypatch):
+    unfused = Choice(False, "nothing is fused: it would not pay")
+    monkeypatch.setattr("retiarii.optimizer.compile.choose", lambda *_: unfused)
+    heard = Heard()
+    x, y = images()
+    Supervised(Pairs(x, y), (x[:9], y[:9]), loss=nn.CrossEntropyLoss(), optimizer=SGD(lr=0.05), epochs=1,
+               batch_size=9, device="cpu").run(trials(nets[:3], heard))  # fmt: skip
+    assert epochs == [3]
 
 
 def test_a_trial_says_which_model_it_lacks():
