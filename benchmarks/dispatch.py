@@ -48,6 +48,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     given = options_of()
+    # As `retiarii run` has it; workers read it when they load torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     kept: dict[str, Any] = {"machine": machine()}
     text = ["# Dispatch", "", _about(kept["machine"]), ""]
     for part in PARTS:

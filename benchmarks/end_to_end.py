@@ -4,9 +4,9 @@
 
 64 trials on scikit-learn's digits, from the start of the process to its end: ``retiarii run`` as it
 comes, with ``--workers 2``, and with ``--fuse off``; and a loop as a good engineer writes it, in
-one process (with one thread or several, whichever is faster) or several. All train the same
-candidates, in turns. None of them is another's twin, each has a learning rate of its own; so what
-ours saves where models are equal is not in these numbers.
+one process (one thread or several, either memory format: the fastest) or several. All train the
+same candidates, in turns. None of them is another's twin, as each has a learning rate of its own:
+what ours saves where models are equal is not in these numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -87,4 +86,4 @@ def _write(given: argparse.Namespace, tasks: list[Task]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -160,6 +160,9 @@ def _inherit(space: SearchSpace, asked: Asked, directory: Path) -> Inheritance:
             except RetiariiError as error:
                 refusal = refusal or f"trial {row.id}: {error.cause}"
                 continue
+            if values and not any(each.label in values for each in point.decisions):
+                refusal = refusal or "this space asks for none of its decisions"
+                continue
             key = point.key()
             if reason is None and key == row.key and key not in keys:
                 keys.add(key)

@@ -184,6 +184,16 @@ def test_refused_with_a_reason_and_nothing_is_written(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_search_of_something_else_is_refused(old: Path, tmp_path: Path) -> None:
+    evaluator = Function(lambda trial: 1.0, hyperparameters={"size": uniform(0.0, 1.0)})
+    search = Experiment(
+        None, evaluator, "random", trials=2, directory=tmp_path / "new", continue_from=old
+    )
+    with pytest.raises(RetiariiError, match="asks for none of its decisions"):
+        search.run()
+    assert not (tmp_path / "new" / "search.db").exists()
+
+
 def test_a_search_cannot_take_it_up_later(old: Path, tmp_path: Path) -> None:
     before = experiment(tmp_path / "new", 2).run()
     with pytest.raises(RetiariiError, match="this search began without an earlier one"):

@@ -92,7 +92,7 @@ def _measure(executor: LocalExecutor, job: Job) -> Suspension:
     executor.submit(job)
     while yielded != numbers:
         if time.monotonic() > deadline:
-            raise RuntimeError("the cohort did not leave")
+            raise RuntimeError(f"the cohort did not leave; epochs that ended: {sorted(ends)}")
         executor.poll(0.2, deliver)
     left = time.monotonic()
     last = max(ends)

@@ -15,6 +15,7 @@ OURS, OURS_WORKERS, OFF = "retiarii", "retiarii, {} workers", "retiarii, --fuse 
 # As it comes, trials are trained in a process of their own, where nobody can look.
 INLINE = "retiarii, --executor inline"
 PLAIN, PLAIN_WORKERS = "Optuna and PyTorch", "Optuna and PyTorch, {} processes"
+LAST = "--channels-last"
 _TRIED = 6
 _TRY_SECONDS = 90.0
 
@@ -22,7 +23,9 @@ _TRY_SECONDS = 90.0
 VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "one thread": ("--threads", "1"),
+        "one thread, channels last": ("--threads", "1", LAST),
         "{} threads": ("--threads", "{}"),
+        "{} threads, channels last": ("--threads", "{}", LAST),
         "torch.compile": ("--threads", "1", "--compile"),
     }
 )
@@ -85,7 +88,8 @@ def play(contest: Contest, name: str, own: bool) -> Task:
                 (v for v in variants if isinstance(variants[v], float)),
                 key=lambda v: float(variants[v]),
             )
-        several = ("--processes", workers)
+        # Of the layouts, what is faster in one process is so in several.
+        several = ("--processes", workers, *(w for w in VARIANTS[chosen] if w == LAST))
         made = {
             OURS: ours,
             PLAIN: runs.plain(name, seed, *_filled(VARIANTS[chosen], workers), enqueue=same),

@@ -5,7 +5,7 @@ one indexing, the optimizer is the fused one, gradients are dropped rather than 
 is read from a tensor but a score an epoch, and only the best weights are written.
 
     python plain.py TASK OUT.json [--enqueue FILE] [--sampler tpe] [--trials N] [--threads N]
-                    [--compile] [--processes N] [--seed N] --spawned SECONDS
+                    [--channels-last] [--compile] [--processes N] [--seed N] --spawned SECONDS
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def train(recipe: Recipe, data: Digits, seed: int, compiled: bool) -> tuple[float, nn.Module]:
+def train(
+    recipe: Recipe, data: Digits, seed: int, layout: torch.memory_format, compiled: bool
+) -> tuple[float, nn.Module]:
     """The accuracy after the last epoch, and the model."""
     torch.manual_seed(seed)
-    model = recipe.model()
+    model = recipe.model().to(memory_format=layout)  # type: ignore[call-overload]
     called = torch.compile(model, dynamic=False) if compiled else model
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -88,11 +90,22 @@ class Best:
         self.scores.append((time.time() - self._spawned, score))
 
 
+def _layout(given: argparse.Namespace) -> torch.memory_format:
+    return torch.channels_last if given.channels_last else torch.contiguous_format
+
+
+def _data(task: str, layout: torch.memory_format) -> Digits:
+    data = digits(CHANNELS[task])
+    x, val_x = (t.contiguous(memory_format=layout) for t in (data.train_x, data.val_x))
+    return data._replace(train_x=x, val_x=val_x)
+
+
 def _one_by_one(given: argparse.Namespace, study: optuna.Study, best: Best) -> None:
-    data = digits(CHANNELS[given.task])
+    layout = _layout(given)
+    data = _data(given.task, layout)
     for number in range(given.trials):
         trial = study.ask()
-        score, model = train(RECIPES[given.task](trial), data, number, given.compile)
+        score, model = train(RECIPES[given.task](trial), data, number, layout, given.compile)
         study.tell(trial, score)
         best.add(score, model)
 
@@ -100,14 +113,14 @@ def _one_by_one(given: argparse.Namespace, study: optuna.Study, best: Best) -> N
 _worker: dict[str, Any] = {}
 
 
-def _begin(task: str) -> None:
+def _begin(task: str, layout: torch.memory_format) -> None:
     torch.set_num_threads(1)
-    _worker["data"] = digits(CHANNELS[task])
+    _worker["data"], _worker["layout"] = _data(task, layout), layout
 
 
 def _train_there(task: str, params: dict[str, Any], seed: int, weights: str) -> float:
     recipe = RECIPES[task](optuna.trial.FixedTrial(params))  # type: ignore[arg-type]
-    score, model = train(recipe, _worker["data"], seed, False)
+    score, model = train(recipe, _worker["data"], seed, _worker["layout"], False)
     torch.save(model.state_dict(), weights)
     return score
 
@@ -115,8 +128,9 @@ def _train_there(task: str, params: dict[str, Any], seed: int, weights: str) -> 
 def _by_processes(given: argparse.Namespace, study: optuna.Study, best: Best) -> None:
     waiting = iter(range(given.trials))
     running: dict[Future[float], optuna.Trial] = {}
+    begin = (given.task, _layout(given))
     with ProcessPoolExecutor(
-        given.processes, get_context("spawn"), initializer=_begin, initargs=(given.task,)
+        given.processes, get_context("spawn"), initializer=_begin, initargs=begin
     ) as pool:
 
         def fill() -> Iterator[None]:
@@ -148,6 +162,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spawned", type=float, required=True)

@@ -19,7 +19,7 @@ from retiarii.commands.common import (
     tells_errors,
 )
 from retiarii.commands.placement import EXECUTOR, check_placement
-from retiarii.errors import InfeasibleError, RetiariiError, StrategyError
+from retiarii.errors import InfeasibleError, RetiariiError, SchedulerError, StrategyError
 from retiarii.objectives.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -340,7 +340,12 @@ def _check_stopping(
 
     make_budget(total_epochs, budget, target)
     if scheduler is not None and ":" not in scheduler:
-        check_strategy(strategy, make_scheduler(scheduler))
+        try:
+            check_strategy(strategy, make_scheduler(scheduler))
+        except SchedulerError as error:
+            raise SchedulerError(
+                error.cause, where=error.where or f"--scheduler {scheduler}", fix=error.fix
+            ) from error
 
 
 def _search(

@@ -7,6 +7,7 @@ is given to calls as integers makes no size follow anything: parsing notes that 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -47,6 +48,12 @@ class Reach:
                 for d in range(len(record.types[0].shape))
             ]
             self._sizes[record.name] = [tuple(made)]
+
+    def copy(self, record_of: Callable[[str], NodeRecord]) -> Reach:
+        """The same, for a copy of the graph, which finds its records with ``record_of``."""
+        twin = copy.copy(self)
+        twin._record_of, twin._sizes = record_of, self._sizes.copy()
+        return twin
 
     def of(self, ref: Ref, dim: int) -> Origins:
         """The input sizes that a size follows."""

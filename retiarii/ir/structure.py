@@ -69,6 +69,8 @@ class Structure:
         twin._twins = self._twins
         twin._suffix = self._suffix.copy()
         twin._sizes, twin._claims, twin._gone = self._sizes, self._claims, self._gone
+        if self._reach is not None:
+            twin._reach = self._reach.copy(twin.record)
 
     # --- reading -----------------------------------------------------------------------------
 

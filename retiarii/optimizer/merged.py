@@ -16,6 +16,7 @@ from retiarii.optimizer import kernels
 from retiarii.optimizer.arguments import common_spec, inputs_of, signature_of
 from retiarii.optimizer.beginning import Begun, Laid, begin
 from retiarii.optimizer.choose import Choice
+from retiarii.optimizer.collecting import without_collection
 from retiarii.optimizer.compile import Compiled, Options, compile_plan, compiled
 from retiarii.optimizer.compiling import Execution, Runner
 from retiarii.optimizer.fixed import fixed_of
@@ -323,6 +324,7 @@ class MergedModel(nn.Module):
         """The other models, as `remaining` makes them."""
         return self.remaining(models).merged
 
+    @without_collection()
     def remaining(self, leaving: Collection[int]) -> Remaining:
         """The models that stay when some leave, merged anew in a fraction of a merge's time.
 

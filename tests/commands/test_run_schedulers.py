@@ -89,6 +89,7 @@ def test_time_that_is_used_up_before_anything_is_complete(file: Path) -> None:
     ("words", "says"),
     [
         (("--scheduler", "ahsa"), "nearest: 'asha'"),
+        (("--scheduler", "foo"), "at: --scheduler foo"),
         (("--scheduler", "asha,eta=1"), "at least 2"),
         (("--scheduler", "hyperband"), "epochs=27"),
         (("--scheduler", "bohb"), "bohb"),  # with --strategy random
@@ -101,6 +102,41 @@ def test_mistakes(file: Path, words: tuple[str, ...], says: str) -> None:
     result = run(file, *words, code=2)
     assert says in result.stderr
     assert not (file.parent / "out").exists()
+
+
+def test_nothing_to_export_is_offered_where_there_are_no_models(file: Path) -> None:
+    shown = run(file).stdout
+    assert "see all trials" in shown
+    assert "take the best model" not in shown
+
+
+POPULATION = """
+import torch
+from torch import nn
+
+import retiarii as rt
+
+x = torch.arange(16.0).reshape(8, 2) / 16
+data = (x, x.sum(1, keepdim=True))
+space = rt.ModelSpace(nn.Linear(2, 1), torch.zeros(2, 2))
+evaluator = rt.Supervised(
+    data, data, loss=nn.MSELoss(), metric="loss", optimizer=rt.SGD(lr=rt.loguniform(1e-3, 1e-1)),
+    epochs=2, device="cpu",
+)
+"""
+
+
+def test_a_population_that_has_not_come_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "space.py"
+    file.write_text(POPULATION)
+    words = ("run", file, "--out", tmp_path / "out", "--cohort", "2", "--executor", "inline")
+    pbt = (*words, "--strategy", "pbt,population=2,interval=1")
+    short = CliRunner().invoke(app, [str(word) for word in (*pbt, "--trials", "2")])
+    assert short.exit_code == 1, short.output
+    assert "a larger --trials goes on" in short.stderr
+    whole = CliRunner().invoke(app, [str(word) for word in (*pbt, "--trials", "4")])
+    assert whole.exit_code == 0, whole.output
+    assert "take the best model" in whole.stdout
 
 
 def test_a_function_that_reports_nothing(file: Path) -> None:

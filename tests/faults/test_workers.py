@@ -38,7 +38,7 @@ def logged(file: Path) -> list[tuple[int, int, int]]:
 
 
 class Killer:
-    """Sends a signal to a worker that is at work, after some of the epochs that are reported.
+    """Sends a signal to a worker that is at work, after some of the epochs that are new.
 
     Args:
         file: the space file, which has the log beside it.
@@ -55,11 +55,16 @@ class Killer:
         self._every = every
         self._number = number
         self._draw = random.Random(0)
+        self._seen: set[tuple[int, int | None]] = set()
         self.hit: list[int] = []
 
     def __call__(self, progress: Progress) -> None:
-        if progress.kind != "step" or len(self.hit) == self._times:
+        if progress.kind != "step" or progress.trial is None or len(self.hit) == self._times:
             return
+        step = (progress.trial.id, progress.step)
+        if step in self._seen:  # reported again by a worker that goes on: no progress yet
+            return
+        self._seen.add(step)
         if self._draw.random() * self._every > 1:
             return
         alive = {process.pid for process in multiprocessing.active_children()}

@@ -248,7 +248,7 @@ def test_copied_calls_of_one_module_stay_calls_of_one() -> None:
         (lambda g: g.outline("block", "x..y"), "module path"),
         (lambda g: g.outline(g.inputs[0], "front"), "input of the model"),
         (lambda g: g.inline("stem"), "not a region"),
-        (lambda g: g.inline("nothing"), "nearest"),
+        (lambda g: g.inline("nothing"), "known names"),
     ],
 )
 def test_regions_that_do_not_go(graph: Graph, edit: Any, words: str) -> None:

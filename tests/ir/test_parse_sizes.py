@@ -245,12 +245,17 @@ def test_what_stands_before_may_change_between_two_insertions() -> None:
     graph = parse(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1)), torch.zeros(2, 3, 16, 16))
     graph.insert(Rows(), graph.node("1"), name="rows")
     assert [(size.input, size.dim) for size in graph.sizes] == [(0, 2)]
-    relu = graph.node("0")
-    with pytest.raises(GraphError), graph.edits():
-        graph.replace(relu, graph.insert(torch.transpose, graph.inputs[0], 2, 3))
-        graph.insert(Rows(), graph.node("1"), name="undone")
-        assert [(size.input, size.dim) for size in graph.sizes] == [(0, 2), (0, 3)]
-        raise GraphError("all is undone")
+
+    def undone() -> None:
+        with graph.edits():
+            turned = graph.insert(torch.transpose, graph.inputs[0], 2, 3)
+            graph.replace(graph.node("0"), turned)
+            graph.insert(Rows(), graph.node("1"), name="undone")
+            assert [(size.input, size.dim) for size in graph.sizes] == [(0, 2), (0, 3)]
+            raise GraphError("all is undone")
+
+    with pytest.raises(GraphError, match="all is undone"):
+        undone()
     graph.insert(Rows(), graph.node("1"), name="again")
     assert [(size.input, size.dim) for size in graph.sizes] == [(0, 2)]
     graph.replace(graph.node("0"), graph.insert(torch.transpose, graph.inputs[0], 2, 3))

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from retiarii.errors import RetiariiError
-from retiarii.mutators.choice import choice, loguniform, uniform
+from retiarii.mutators.choice import Numbered, choice, loguniform, uniform
 from retiarii.report import importance as module
-from retiarii.mutators.choice import Numbered
 from retiarii.report.decisions import axes_of
 from retiarii.report.importance import importance
 from retiarii.result import Result

@@ -117,7 +117,10 @@ def test_difference_is_readable() -> None:
 def test_things_of_different_kinds_differ_in_their_kind() -> None:
     tpe = {"strategy": {"name": "tpe", "startup": 10, "patience": 9}, "seed": 1}
     random = {"strategy": {"name": "random", "patience": 8}, "seed": 2}
-    assert list(difference(tpe, random)) == ['strategy: was "tpe", is "random"', "seed: was 1, is 2"]
+    assert list(difference(tpe, random)) == [
+        'strategy: was "tpe", is "random"',
+        "seed: was 1, is 2",
+    ]
     other = {"strategy": {**tpe["strategy"], "startup": 20}, "seed": 1}
     assert list(difference(tpe, other)) == ["strategy.startup: was 10, is 20"]
     assert list(difference({"kind": "a", "x": 1}, {"kind": "b"})) == ['kind: was "a", is "b"']

@@ -88,9 +88,22 @@ SMALL_SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(SMALL_SIZES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        # All operations in two cells of NASNet: most of a minute.
+        pytest.param(name, marks=[pytest.mark.slow] if name == "nasnet" else [])
+        for name in sorted(SMALL_SIZES)
+    ],
+)
 def test_small_sizes_follow_the_formula(name: str) -> None:
     assert SMALL[name]().count() == SMALL_SIZES[name]
+
+
+def test_two_cells_of_nasnet_with_some_operations_follow_the_formula() -> None:
+    operations = _some(NASNET_OPERATIONS, 3)
+    space = spaces.nasnet(4, 1, 2, 8, stages=2, blocks=2, operations=operations)
+    assert space.count() == cell_size(2, 3) ** 2
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ class _Actor:
         self._on_end = on_end
         self._began = time.monotonic()
         self._waits = False  # was that told
+        self._gives_back = False
         self._actor = actor
         self._device = device
         self._beats = beats
@@ -197,7 +198,11 @@ class _Actor:
             trials = Job.from_json(message["job"]).trials
             self._places = {t.number: t.directory for t in trials if t.directory is not None}
         if self._shares is None:
-            self._unsent.append(text)
+            if message["kind"] == "leave":  # what has no place yet gives it back at once
+                self._gives_back = bool(self._unsent)
+                self._unsent.clear()
+            else:
+                self._unsent.append(text)
             return
         files: dict[str, dict[str, bytes | None]] = {}
         if message["kind"] == "job" and not self._shares:
@@ -209,7 +214,7 @@ class _Actor:
 
     def receive(self) -> list[Message]:
         if not self.has_answer or self.call is None:
-            return self._waiting()
+            return self._before_its_start()
         self.has_answer = False
         answer = self._connection.answer(self.call)
         if isinstance(answer, str):
@@ -221,20 +226,23 @@ class _Actor:
         self.call = self._actor.listen.remote(self._beats)
         return [_ALIVE] if isinstance(answer, dict) else [_ALIVE, *map(self._read, answer)]
 
-    def _waiting(self) -> list[Message]:
+    def _before_its_start(self) -> list[Message]:
         """What there is to tell of one that has no place on its node, as it seems."""
-        if self._shares is not None or self.call is None or not self._places:
+        if self._gives_back:
+            self._gives_back = False
+            return [{"kind": "done"}]
+        if self._shares is not None or self.call is None or not self._unsent:
             return []
         if time.monotonic() - self._began < WAIT_SECONDS:
             return []
         if self._waits:
             return [_ALIVE]
         self._waits = True
-        text = (
+        note = Noted(
+            Job.from_json(json.loads(self._unsent[0])["job"]).trials[0].number,
             f"no worker has started on {self._device} for {WAIT_SECONDS:.0f} s: others may use "
-            "what it needs (see `ray status`); it starts when there is room"
+            "what it needs (see `ray status`); it starts when there is room",
         )
-        note = Noted(min(self._places), text)
         return [{"kind": "event", "event": note.to_json()}]
 
     def ended(self) -> End | None:

@@ -13,6 +13,7 @@ import pytest
 from retiarii.errors import RetiariiError
 from retiarii.runtime.cluster import executor as module
 from retiarii.runtime.cluster.executor import RayExecutor
+from retiarii.runtime.executor import Yielded
 from retiarii.runtime.job import Job, JobTrial
 from retiarii.runtime.source import FileSource, load_space_file
 from retiarii.training.events import Failed, Finished, Noted, TrialEvent
@@ -66,19 +67,21 @@ Tell = Callable[[str], None]
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, Tell]]:
     """Its address, and what it is told: ``join`` or ``free``."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CLUSTER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(tmp_path / "cluster.err").open("w"),
-        text=True,
-        start_new_session=True,
-    )
+    said = tmp_path / "cluster.err"
+    with said.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CLUSTER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
     assert process.stdin is not None
     assert process.stdout is not None
     with process:
         address = process.stdout.readline().strip()
-        assert address, (tmp_path / "cluster.err").read_text()
+        assert address, said.read_text()
 
         def tell(word: str) -> None:
             print(word, file=process.stdin, flush=True)
@@ -127,6 +130,10 @@ def test_a_busy_cluster_is_waited_for_and_a_new_node_is_used(
         executor.submit(_job(0), first.name)
         until(lambda: any(isinstance(e, Noted) for e in events))
         assert [e for e in events if not isinstance(e, Noted)] == []
+        # What has no place is given back when it is asked for, and not when there is room.
+        executor.leave([0])
+        until(lambda: any(isinstance(e, Yielded) for e in events))
+        executor.submit(_job(0), first.name)
         tell("join")
         until(lambda: len(executor.devices()) == 2)
         (second,) = [d for d in executor.devices() if d != first]

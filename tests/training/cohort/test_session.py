@@ -400,8 +400,11 @@ def test_where_nothing_is_fused_a_dataset_is_read_once_all_the_same(nets, epochs
     monkeypatch.setattr("retiarii.optimizer.compile.choose", lambda *_: unfused)
     heard = Heard()
     x, y = images()
-    Supervised(Pairs(x, y), (x[:9], y[:9]), loss=nn.CrossEntropyLoss(), optimizer=SGD(lr=0.05), epochs=1,
-               batch_size=9, device="cpu").run(trials(nets[:3], heard))  # fmt: skip
+    made = Supervised(
+        Pairs(x, y), (x[:9], y[:9]), loss=nn.CrossEntropyLoss(), optimizer=SGD(lr=0.05),
+        epochs=1, batch_size=9, device="cpu",
+    )  # fmt: skip
+    made.run(trials(nets[:3], heard))
     assert epochs == [3]
 
 
