@@ -109,17 +109,18 @@ def _suspending(given: argparse.Namespace) -> tuple[list[Any], list[str]]:
         [
             str(s.trials),
             f"{s.epoch:.2f} s",
-            f"{s.suspending:.2f} s",
-            f"{s.resuming:.2f} s",
+            f"{s.leave:.2f} s",
+            f"{s.back:.2f} s",
             f"{s.suspending + s.resuming:.2f} s",
         ]
         for s in found
     ]
     return [asdict(s) for s in found], _table(
         "Suspending a cohort",
-        "The digits example, in a worker: what giving the device back and going on take beyond the "
-        "epochs themselves. Going on merges the models anew and reads their checkpoints.",
-        ["trials", "an epoch", "leaving", "going on", "both"],
+        "The digits example, in a worker. Leaving: from the request to the last trial handed back. "
+        "Going on: from the launch to the first report of a new epoch; the models are merged anew, "
+        "and their checkpoints read. Each may include an epoch; what is beyond that is the price.",
+        ["trials", "an epoch", "leaving", "going on", "both, beyond an epoch each"],
         rows,
     )
 

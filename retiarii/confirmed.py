@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retiarii.runtime.store import Store, TrialRow
+from retiarii.runtime.rows import TrialRow
+from retiarii.runtime.store import Store
 
 #: How many trials are confirmed: the best so many. With three seeds that is one cohort of fifteen.
 TOP = 5

@@ -20,8 +20,9 @@ from retiarii.runtime.executor import Runner
 from retiarii.runtime.job import point_of
 from retiarii.runtime.place import make_directory
 from retiarii.runtime.progress import Progress, Watcher
+from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.schema import TERMINAL
-from retiarii.runtime.store import Store, TrialRow
+from retiarii.runtime.store import Store
 from retiarii.search_state import Settings
 from retiarii.seeding import derive
 from retiarii.strategies.base import Strategy

@@ -20,8 +20,9 @@ from retiarii.runtime.executor import Lost, Runner
 from retiarii.runtime.job import Job, JobTrial
 from retiarii.runtime.progress import Told
 from retiarii.runtime.resumed import check_proposal
+from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.schema import SCORED, TERMINAL
-from retiarii.runtime.store import Store, TrialRow
+from retiarii.runtime.store import Store
 from retiarii.search_state import (
     Active,
     Settings,

@@ -21,7 +21,8 @@ from retiarii.objectives.pareto import Values, front, progress
 from retiarii.objectives.values import values_of
 from retiarii.objectives.wanted import OBJECTIVES
 from retiarii.runtime.job import point_of
-from retiarii.runtime.store import Store, TrialRow
+from retiarii.runtime.rows import TrialRow
+from retiarii.runtime.store import Store
 from retiarii.stage import Stage
 from retiarii.trial_result import TrialResult
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from retiarii.confirmed import Confirmed
 from retiarii.errors import RetiariiError
+from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.schema import State
 from retiarii.runtime.shown import plain
-from retiarii.runtime.store import TrialRow
 from retiarii.search_state import trial_directory
 from retiarii.stage import Stage
 

@@ -22,7 +22,8 @@ from retiarii.objectives.values import values_of
 from retiarii.proxies.registry import REGISTERED
 
 if TYPE_CHECKING:
-    from retiarii.runtime.store import Store, TrialRow
+    from retiarii.runtime.rows import TrialRow
+    from retiarii.runtime.store import Store
     from retiarii.search_space import Point
     from retiarii.training.evaluator import Evaluator
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retiarii.runtime.store import TrialRow
+from retiarii.runtime.rows import TrialRow
 
 Kind = Literal["begin", "note", "step", "trial", "end"]
 

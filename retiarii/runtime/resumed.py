@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from retiarii.errors import SpaceError, StoreError, StrategyError
 from retiarii.mutators.choice import check_raw
+from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.shown import plain
-from retiarii.runtime.store import TrialRow
 
 if TYPE_CHECKING:
     from retiarii.search_space import Point

@@ -6,65 +6,17 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retiarii.errors import StoreError
-from retiarii.mutators.choice import Decision, Numbered, Raw
+from retiarii.mutators.choice import Decision
 from retiarii.runtime.place import DATABASE, check_writable, make_database
+from retiarii.runtime.rows import COLUMNS, Steps, TrialRow, dump, row_of, written
 from retiarii.runtime.schema import APPLICATION_ID, MEASUREMENTS, TABLES, VERSION, State
-from retiarii.runtime.shown import plain
 from retiarii.runtime.trouble import foreign, translated
 
 _MEMORY = "memory"
-_COLUMNS = (
-    "id, state, decisions, key, score, metrics, seconds, error, trace, seed, attempt, lost, "
-    "same_as, started, finished"
-)
-
-# Of these columns: id, seed, attempt and lost; and the trial whose score a trial takes over.
-_NUMBERS, _SAME_AS = (0, 9, 10, 11), 12
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRow:
-    """One trial as stored.
-
-    Attributes:
-        decisions: (label, raw answer, displayed value), in the order asked.
-        key: the canonical key of model and hyper-parameters.
-        seconds: time spent in evaluating it, all interruptions left out.
-        trace: the traceback of a failure.
-        attempt: how often it was started afresh after a failure; decides ``seed``.
-        lost: how many workers died with it since it last made progress.
-        same_as: the trial whose score this one reuses.
-        started, finished: seconds since 1970.
-    """
-
-    id: int
-    state: State
-    decisions: tuple[tuple[str, Raw, Any], ...]
-    key: str
-    score: float | None
-    metrics: Mapping[str, Any]
-    seconds: float
-    error: str | None
-    trace: str | None
-    seed: int
-    attempt: int
-    lost: int
-    same_as: int | None
-    started: float | None
-    finished: float | None
-
-    @property
-    def raws(self) -> tuple[tuple[str, Raw], ...]:
-        return tuple((label, raw) for label, raw, _ in self.decisions)
-
-
-#: (step, metrics), in order
-Steps = Sequence[tuple[int, Mapping[str, Any]]]
 
 
 class Store:
@@ -178,7 +130,7 @@ class Store:
 
     def set_meta(self, **facts: Any) -> None:
         """Writes facts about the search."""
-        rows = [(key, _dump(value)) for key, value in facts.items()]
+        rows = [(key, dump(value)) for key, value in facts.items()]
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
@@ -201,10 +153,10 @@ class Store:
                     (
                         number,
                         row.state,
-                        _shown(decisions),
+                        written(decisions),
                         row.key,
                         row.score,
-                        _dump(row.metrics),
+                        dump(row.metrics),
                         row.seed,
                         now,
                         now,
@@ -212,11 +164,11 @@ class Store:
                 )
                 self._db.executemany(
                     "INSERT INTO steps VALUES (?, ?, ?)",
-                    [(number, step, _dump(metrics)) for step, metrics in steps],
+                    [(number, step, dump(metrics)) for step, metrics in steps],
                 )
             self._db.executemany(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-                [(key, _dump(value)) for key, value in facts.items()],
+                [(key, dump(value)) for key, value in facts.items()],
             )
 
     # -- what was measured of models
@@ -236,7 +188,7 @@ class Store:
         with self._transaction():
             self._db.execute(MEASUREMENTS)
             self._db.execute(
-                "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (name, model, _dump(value))
+                "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (name, model, dump(value))
             )
 
     # -- writing trials
@@ -275,7 +227,7 @@ class Store:
             (
                 original.state,
                 original.score,
-                _dump(original.metrics),
+                dump(original.metrics),
                 original.id,
                 now,
                 now,
@@ -296,7 +248,7 @@ class Store:
         """Metrics on the way; ``progress`` forgives the workers lost so far."""
         with self._transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", (number, step, _dump(metrics))
+                "INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", (number, step, dump(metrics))
             )
             self._db.execute(
                 "UPDATE trials SET seconds = ?, lost = CASE ? WHEN 1 THEN 0 ELSE lost END "
@@ -317,7 +269,7 @@ class Store:
         self._write(
             "UPDATE trials SET state = ?, score = ?, metrics = ?, seconds = ?, error = NULL, "
             "trace = NULL, finished = ? WHERE id = ?",
-            (state, score, _dump(metrics), seconds, now, number),
+            (state, score, dump(metrics), seconds, now, number),
         )
 
     def fail(self, number: int, error: str, trace: str | None, seconds: float, now: float) -> None:
@@ -362,15 +314,15 @@ class Store:
         """One trial, or ``None``."""
         with translated(self._where):
             found = self._db.execute(
-                f"SELECT {_COLUMNS} FROM trials WHERE id = ?", (number,)
+                f"SELECT {COLUMNS} FROM trials WHERE id = ?", (number,)
             ).fetchone()
-        return None if found is None else _row(found)
+        return None if found is None else row_of(found)
 
     def rows(self) -> list[TrialRow]:
         """All trials, by number."""
         with translated(self._where):
-            found = self._db.execute(f"SELECT {_COLUMNS} FROM trials ORDER BY id").fetchall()
-        return [_row(each) for each in found]
+            found = self._db.execute(f"SELECT {COLUMNS} FROM trials ORDER BY id").fetchall()
+        return [row_of(each) for each in found]
 
     def steps(self, number: int) -> list[tuple[int, dict[str, Any]]]:
         """(step, metrics) of a trial, in order."""
@@ -403,7 +355,7 @@ class Store:
         original: TrialRow | None,
         now: float,
     ) -> None:
-        shown = _shown(decisions)
+        shown = written(decisions)
         score, metrics, same_as, at = (
             (None, {}, None, None)
             if original is None
@@ -412,7 +364,7 @@ class Store:
         self._write(
             "INSERT INTO trials (id, state, decisions, key, score, metrics, seed, same_as, "
             "started, finished) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, state, shown, key, score, _dump(metrics), seed, same_as, at, at),
+            (number, state, shown, key, score, dump(metrics), seed, same_as, at, at),
         )
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
@@ -465,38 +417,3 @@ class Store:
 
     def _number(self, pragma: str) -> int:
         return int(self._db.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _shown(decisions: Sequence[Decision]) -> str:
-    """Label, raw answer and value of each; the name of an option that has only a number."""
-    return _dump(
-        [
-            (d.label, d.raw, plain(d.value), *([repr(d.value)] * isinstance(d.value, Numbered)))
-            for d in decisions
-        ]
-    )
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), default=plain)
-
-
-def _row(values: Sequence[Any]) -> TrialRow:
-    fields = list(values)
-    try:
-        # SQLite keeps a text in a column of numbers; some of these name directories.
-        if any(type(fields[index]) is not int for index in _NUMBERS) or not (
-            fields[_SAME_AS] is None or type(fields[_SAME_AS]) is int
-        ):
-            raise ValueError("a text where a number belongs")
-        fields[2] = tuple(
-            (label, raw, Numbered.of(shown, *name) if name else shown)
-            for label, raw, shown, *name in json.loads(fields[2])
-        )
-        fields[5] = json.loads(fields[5])
-    except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"the store is damaged: trial {fields[0]!r:.40}: {error}",
-            fix="restore it from a copy, or choose another directory",
-        ) from error
-    return TrialRow(*fields)

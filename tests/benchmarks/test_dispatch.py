@@ -19,6 +19,7 @@ def _run(out: Path, *options: str) -> dict[str, list[dict[str, object]]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_controller(tmp_path: Path) -> None:
     found = _run(tmp_path / "dispatch", "--only", "control", "--trials", "300")["control"]
     assert [(c["policy"], c["reports"]) for c in found] == [

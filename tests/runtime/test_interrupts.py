@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -56,3 +59,21 @@ def test_an_error_inside_restores_it() -> None:
     with pytest.raises(ValueError, match="so"), Interrupts(gentle=True):
         raise ValueError("so")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_no_worker_starts_with_interrupts() -> None:
+    """Not the first one either: with it Python starts a helper, and unblocks what was blocked."""
+    script = """
+    import signal
+    from multiprocessing import resource_tracker
+    from retiarii.runtime.worker import without_interrupts
+
+    with without_interrupts():
+        resource_tracker.getfd()  # as the start of a process does
+        print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False"]

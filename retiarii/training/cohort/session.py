@@ -15,7 +15,9 @@ from retiarii.training.checkpoint import Checkpoint
 from retiarii.training.cohort.failure import fail, out_of_memory
 from retiarii.training.cohort.member import Member, compatible, is_whole
 from retiarii.training.cohort.merging import pays
+from retiarii.training.cohort.ordering import Ordering
 from retiarii.training.cohort.part import Attach
+from retiarii.training.cohort.room import members_that_fit, surely_fit
 from retiarii.training.cohort.single import single_trainer
 from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.loop import EpochTrainer, Settings, Task, finish_alone, trained_parameters
@@ -45,9 +47,11 @@ def train_together(
 ) -> int | None:
     """Train trials, those that fit together as one merged program.
 
-    Trials fit together that see the same batches on the same device. When memory does not suffice
-    for a cohort, it is halved and goes on from the last checkpoints. When a cohort cannot be
-    trained merged for any other reason than a trial's own, its trials are trained one by one.
+    Trials fit together that see the same batches on the same device. A cohort is cut to what the
+    free memory is estimated to take, those together whose models have most in common. When memory
+    does not suffice all the same, it is halved and goes on from the last checkpoints. When a cohort
+    cannot be trained merged for any other reason than a trial's own, its trials are trained one by
+    one.
 
     Args:
         evaluator: makes models, settings and records.
@@ -75,10 +79,29 @@ class _Session:
                 if member is not None:
                     members.append(member)
         for group in compatible(members):
-            while group:
-                size = self.largest or len(group)
-                self._train(group[:size])
-                group = group[size:]
+            self._train_in_cuts(group)
+
+    def _train_in_cuts(self, group: list[Member]) -> None:
+        """Trains members together, as many at a time as the memory has room for."""
+        most = len(group)
+        ordering: Ordering | None = None
+        while group:
+            # Memory that did not suffice, meanwhile too, says more than any estimate.
+            most = min(most, self.largest or most, len(group))
+            if ordering is None and (most < len(group) or not surely_fit(group)):
+                ordering = Ordering(group)
+            if ordering is not None:
+                group = ordering.alike_first(group)
+            number, free = members_that_fit(group[:most])
+            if number < most:
+                group[0].trial.note(
+                    f"{number} of {most} trials are trained together: the {free} that are free "
+                    "take no more",
+                    fits=number,
+                )
+                most = number
+            self._train(group[:number])
+            group = group[number:]
 
     def _member(self, trial: Trial) -> Member | None:
         """A trial made ready; ``None`` if it was trained before."""

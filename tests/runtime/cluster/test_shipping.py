@@ -10,10 +10,11 @@ import pytest
 from retiarii.errors import RetiariiError
 from retiarii.runtime.cluster.shipping import Mirror, Tail, append_logs, unpack
 
-# What a worker that is not to be trusted may call a file.
+# What a worker that is not to be trusted may call a file. None leads out of a test's own folder, or
+# to what exists: where the check is broken, these are written, and deleted.
 EVIL = [
     "../search.db",
-    "/etc/passwd",
+    "/tmp/retiarii-no-such-folder/x",
     "a/b",
     "..",
     ".",
