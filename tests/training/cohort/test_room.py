@@ -14,6 +14,7 @@ from retiarii.training.cohort import room
 from retiarii.training.cohort.member import Member
 from retiarii.training.cohort.ordering import Ordering
 from retiarii.training.cohort.room import free_memory, members_that_fit, surely_fit
+from retiarii.training.cohort.session import train_together
 from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.events import Finished, Noted
 from retiarii.training.loop import EpochTrainer
@@ -153,3 +154,11 @@ def test_two_families_are_cut_into_one_of_each(nets, cohorts, monkeypatch):
         assert isinstance(ours, Finished)
         assert isinstance(theirs, Finished)
         check_metrics(dict(ours.metrics), dict(theirs.metrics), 1e-9)
+
+
+def test_what_did_not_fit_before_is_cut_the_same(nets, cohorts):
+    heard, made = Heard(), evaluator()
+    train_together(made, candidates_trials(nets, heard), largest=3)
+    seeds = [member.settings.seed for member in members(nets)]
+    assert cohorts == [seeds[0::2]] * EPOCHS + [seeds[1::2]] * EPOCHS
+    assert not [e for e in heard.events if isinstance(e, Noted) and e.fits is not None]
