@@ -10,10 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from retiarii.beginning import Beginning, Wish, make_wish, read_beginning
-from retiarii.budget import make_budget
-from retiarii.confirming import confirm
-from retiarii.continuing import Asked, begin
 from retiarii.dispatch.start import EXECUTORS, Ground, Hardware, make_dispatcher
 from retiarii.errors import (
     ObjectiveError,
@@ -22,9 +18,7 @@ from retiarii.errors import (
     StrategyError,
     nearest,
 )
-from retiarii.explorer import Explorer
 from retiarii.objectives.wanted import Aimed, Wanted
-from retiarii.preparing import prepare
 from retiarii.result import Result, memory_result, stored_result
 from retiarii.runtime.cluster.need import Need
 from retiarii.runtime.helpers import evaluator_helpers
@@ -36,13 +30,19 @@ from retiarii.runtime.source import Loaded
 from retiarii.runtime.store import Store
 from retiarii.schedulers.base import Scheduler, Setting
 from retiarii.schedulers.registry import check_strategy, make_scheduler
+from retiarii.search.beginning import Beginning, Wish, make_wish, read_beginning
+from retiarii.search.budget import make_budget
+from retiarii.search.confirming import confirm
+from retiarii.search.continuing import Asked, begin
+from retiarii.search.explorer import Explorer
+from retiarii.search.preparing import prepare
+from retiarii.search.state import Settings
+from retiarii.search.undo import Undo
 from retiarii.search_space import SearchSpace
-from retiarii.search_state import Settings
 from retiarii.space import ModelSpace
 from retiarii.strategies.base import Strategy
 from retiarii.strategies.registry import DEFAULT_STRATEGY, make_strategy
 from retiarii.training.evaluator import Evaluator
-from retiarii.undo import Undo
 
 # How many trials are proposed together, where they can be trained together.
 _COHORT = 16

@@ -12,10 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from retiarii.beginning import CARRIED, carried_of
-from retiarii.confirmed import Confirmed, leaders, read_confirmed, winner
 from retiarii.errors import FileError, RetiariiError, StoreError
-from retiarii.lineage import stages
 from retiarii.objectives.names import Objective
 from retiarii.objectives.pareto import Values, front, progress
 from retiarii.objectives.values import values_of
@@ -23,7 +20,10 @@ from retiarii.objectives.wanted import OBJECTIVES
 from retiarii.runtime.job import point_of
 from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.store import Store
-from retiarii.stage import Stage
+from retiarii.search.beginning import CARRIED, carried_of
+from retiarii.search.confirmed import Confirmed, leaders, read_confirmed, winner
+from retiarii.search.lineage import stages
+from retiarii.training.stage import Stage
 from retiarii.trial_result import TrialResult
 
 if TYPE_CHECKING:

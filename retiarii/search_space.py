@@ -23,7 +23,7 @@ from retiarii.mutators.choice import (
 from retiarii.mutators.given import FrozenRecorder, PartialRecorder
 from retiarii.seeding import derive
 from retiarii.space import Candidate, ModelSpace
-from retiarii.stage import Stage
+from retiarii.training.stage import Stage
 
 if TYPE_CHECKING:
     from retiarii.objectives.limits import Limits

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retiarii.confirmed import Confirmed
 from retiarii.errors import RetiariiError
 from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.schema import State
 from retiarii.runtime.shown import plain
-from retiarii.search_state import trial_directory
-from retiarii.stage import Stage
+from retiarii.search.confirmed import Confirmed
+from retiarii.search.state import trial_directory
+from retiarii.training.stage import Stage
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ from retiarii.result import Result, open_result
 from retiarii.runtime.job import point_of
 from retiarii.runtime.progress import Progress
 from retiarii.runtime.store import Store
+from retiarii.search.state import trial_seed
 from retiarii.search_space import Point, SearchSpace
-from retiarii.search_state import trial_seed
 from retiarii.strategies.base import Strategy
 from retiarii.strategies.random import RandomSearch
 from retiarii.training.function import Function

@@ -15,7 +15,7 @@ from retiarii.errors import StrategyError
 from retiarii.experiment import Experiment
 from retiarii.result import Result
 from retiarii.runtime.progress import Progress
-from retiarii.search_state import trial_seed
+from retiarii.search.state import trial_seed
 from retiarii.strategies.pbt import PBT
 from retiarii.training.events import Finished
 from retiarii.training.loop import EpochTrainer

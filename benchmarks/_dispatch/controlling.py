@@ -14,12 +14,12 @@ import retiarii as rt
 from retiarii.dispatch.adaptive import Adaptive
 from retiarii.dispatch.dispatcher import Dispatcher
 from retiarii.dispatch.fixed import AsGiven
-from retiarii.explorer import Explorer
 from retiarii.runtime.executor import Deliver, Device, Yielded
 from retiarii.runtime.job import Job
 from retiarii.runtime.store import Store
+from retiarii.search.explorer import Explorer
+from retiarii.search.state import Settings
 from retiarii.search_space import SearchSpace
-from retiarii.search_state import Settings
 from retiarii.strategies.registry import make_strategy
 from retiarii.training.events import Finished, Reported, Started
 

@@ -19,7 +19,7 @@ PHASES: Mapping[str, str] = MappingProxyType(
     {
         "retiarii.commands.run:run": LOADING,
         "retiarii.experiment:Experiment.run": REST,
-        "retiarii.explorer:Explorer._propose": "proposing",
+        "retiarii.search.explorer:Explorer._propose": "proposing",
         "retiarii.training.cohort.session:_Session._member": "building models",
         "retiarii.optimizer.merged:MergedModel.__init__": "merging, to train",
         "retiarii.optimizer.choose:choose": "measuring what to fuse",

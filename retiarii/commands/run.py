@@ -335,8 +335,8 @@ def _check_stopping(
         RetiariiError: a budget that is none.
         SchedulerError: there is no such scheduler, or it has a strategy of its own.
     """
-    from retiarii.budget import make_budget
     from retiarii.schedulers.registry import check_strategy, make_scheduler
+    from retiarii.search.budget import make_budget
 
     make_budget(total_epochs, budget, target)
     if scheduler is not None and ":" not in scheduler:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from retiarii.errors import StrategyError
 from retiarii.mutators.choice import Categorical, Chooser, Domain, Raw
 from retiarii.seeding import derive
-from retiarii.stage import Stage
 from retiarii.strategies.base import Asked, Trace, Training, TryingStrategy, trace, whole, within
 from retiarii.strategies.heirs import Heir, genes_of
 from retiarii.strategies.sampling import first, last, sample, size
 from retiarii.strategies.tried import Step, Unexplored
+from retiarii.training.stage import Stage
 
 if TYPE_CHECKING:
     from retiarii.search_space import Point, SearchSpace

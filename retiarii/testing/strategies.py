@@ -26,8 +26,8 @@ from retiarii.mutators.choice import (
     uniform,
 )
 from retiarii.seeding import derive
-from retiarii.stage import Stage
 from retiarii.strategies.base import Strategy
+from retiarii.training.stage import Stage
 
 if TYPE_CHECKING:
     from retiarii.search_space import SearchSpace

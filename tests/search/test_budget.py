@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from retiarii.budget import Budget, make_budget, seconds
 from retiarii.errors import RetiariiError
+from retiarii.search.budget import Budget, make_budget, seconds
 
 
 @pytest.mark.parametrize(

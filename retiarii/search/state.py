@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retiarii.budget import Budget
+from retiarii.search.budget import Budget
 from retiarii.seeding import derive
 
 if TYPE_CHECKING:
-    from retiarii.beginning import Beginning
     from retiarii.objectives.aims import Aims
     from retiarii.schedulers.base import Scheduler
+    from retiarii.search.beginning import Beginning
     from retiarii.search_space import Point
 
 

@@ -13,20 +13,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from retiarii.budget import Ended
 from retiarii.errors import StoreError
-from retiarii.ledger import Ledger
-from retiarii.lineage import Lineage
 from retiarii.objectives.telling import Teller
-from retiarii.rounds import Rounds
 from retiarii.runtime.executor import Runner
 from retiarii.runtime.interrupts import Interrupts
 from retiarii.runtime.job import point_of
 from retiarii.runtime.progress import Told, Watcher
 from retiarii.runtime.resumed import check_point, check_proposal, not_the_same
 from retiarii.runtime.store import Store
-from retiarii.search_state import Settings
-from retiarii.spending import Spending
+from retiarii.search.budget import Ended
+from retiarii.search.ledger import Ledger
+from retiarii.search.lineage import Lineage
+from retiarii.search.rounds import Rounds
+from retiarii.search.spending import Spending
+from retiarii.search.state import Settings
 from retiarii.strategies.base import Strategy
 from retiarii.training.events import TrialEvent
 

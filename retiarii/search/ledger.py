@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from retiarii.errors import DiskError
-from retiarii.lineage import Lineage
-from retiarii.rounds import Rounds, blind, of_verdict
 from retiarii.runtime.executor import Lost, Runner
 from retiarii.runtime.job import Job, JobTrial
 from retiarii.runtime.progress import Told
@@ -23,13 +21,15 @@ from retiarii.runtime.resumed import check_proposal
 from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.schema import SCORED, TERMINAL
 from retiarii.runtime.store import Store
-from retiarii.search_state import (
+from retiarii.search.lineage import Lineage
+from retiarii.search.rounds import Rounds, blind, of_verdict
+from retiarii.search.spending import Spending
+from retiarii.search.state import (
     Active,
     Settings,
     drop_checkpoints,
     trial_directory,
 )
-from retiarii.spending import Spending
 from retiarii.training.events import (
     Failed,
     Finished,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retiarii.search_state import drop_checkpoints, trial_directory
-from retiarii.stage import Stage
+from retiarii.search.state import drop_checkpoints, trial_directory
+from retiarii.training.stage import Stage
 
 if TYPE_CHECKING:
     from retiarii.runtime.store import Store

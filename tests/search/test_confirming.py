@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from retiarii.confirmed import TOP, Confirmed, winner
 from retiarii.experiment import Experiment
 from retiarii.mutators.choice import choice
 from retiarii.result import Result, open_result
+from retiarii.search.confirmed import TOP, Confirmed, winner
 from retiarii.training.evaluator import Evaluator
 from retiarii.training.function import Function
 from retiarii.training.trial import Trial

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retiarii.beginning import CARRIED, ENQUEUED, Wish, carried_of, numbered
 from retiarii.errors import RetiariiError
 from retiarii.runtime.identity import normal, scoring
 from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.store import Store
-from retiarii.search_state import trial_directory
+from retiarii.search.beginning import CARRIED, ENQUEUED, Wish, carried_of, numbered
+from retiarii.search.state import trial_directory
 from retiarii.seeding import derive
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from retiarii.budget import Budget, Ended
 from retiarii.runtime.store import Store
+from retiarii.search.budget import Budget, Ended
 
 _SPENT = "seconds"
 _KEEP_SECONDS = 1.0

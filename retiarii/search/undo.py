@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from retiarii.beginning import carried_of
 from retiarii.errors import RetiariiError, SchedulerError
 from retiarii.runtime.place import DATABASE
 from retiarii.runtime.store import Store
+from retiarii.search.beginning import carried_of
 
 
 class Undo:

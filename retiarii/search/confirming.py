@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from retiarii.budget import Budget, Ended
-from retiarii.confirmed import RUNS, SCORES, SEEDS, leaders
-from retiarii.explorer import Explorer
 from retiarii.runtime.executor import Runner
 from retiarii.runtime.job import point_of
 from retiarii.runtime.place import make_directory
@@ -23,7 +20,10 @@ from retiarii.runtime.progress import Progress, Watcher
 from retiarii.runtime.rows import TrialRow
 from retiarii.runtime.schema import TERMINAL
 from retiarii.runtime.store import Store
-from retiarii.search_state import Settings
+from retiarii.search.budget import Budget, Ended
+from retiarii.search.confirmed import RUNS, SCORES, SEEDS, leaders
+from retiarii.search.explorer import Explorer
+from retiarii.search.state import Settings
 from retiarii.seeding import derive
 from retiarii.strategies.base import Strategy
 

@@ -1,0 +1,1 @@
+"""The controller of a search: its loop, its trials on their way, how it begins and ends."""
