@@ -372,3 +372,102 @@ def test_state_between_calls_is_kept_in_an_opaque_node(kind: type[nn.Module]) ->
         torch.testing.assert_close(built(x), model(x))
     for key, value in model.state_dict().items():
         torch.testing.assert_close(built.state_dict()[key], value)
+
+
+class Precise(nn.Module):
+    """Its product is of single numbers where ``inner`` is 1."""
+
+    def __init__(self, inner=2, layer=False):
+        super().__init__()
+        self.register_buffer("weight", torch.linspace(0, 3, 4 * inner).view(inner, 4))
+        self.inner = inner
+        self.fc = nn.Sequential(nn.Linear(4, 4)) if layer else None
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            made = x[:, : self.inner].float() @ self.weight  # here
+            return (made if self.fc is None else self.fc(made)).cos() + x
+
+
+def under_amp(model: nn.Module) -> None:
+    """The built model is the model, with autocast and without."""
+    x = torch.randn(3, 4)
+    built = parsed(model, torch.randn(2, 4)).to_module()
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            assert torch.equal(built(x), model(x))
+
+
+def test_where_autocast_is_switched_off_is_opaque() -> None:
+    model = Around(Precise())
+    (node,) = parsed(model, torch.randn(2, 4)).opaque
+    assert (node.path, node.attrs["reason"]) == ("inner", "computes with autocast switched off")
+    source = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert "# here" in source[int(str(node.where).rpartition(":")[2]) - 1]
+    under_amp(model)
+
+
+def test_layers_where_autocast_is_switched_off_are_of_the_module_that_does() -> None:
+    model = Around(Precise(1, layer=True))
+    (node,) = parsed(model, torch.randn(2, 4)).opaque
+    assert node.path == "inner"
+    under_amp(model)
+
+
+def test_angles_where_autocast_is_switched_off_are_lowered() -> None:
+    model = Around(Precise(1))
+    graph = parsed(model, torch.randn(2, 4))
+    assert not graph.opaque
+    under_amp(model)
+
+
+class Seeds(nn.Module):
+    """Sets torch's random state, in one of several ways."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        if self.how == "manual_seed":
+            torch.manual_seed(3)
+        elif self.how == "fork":
+            with torch.random.fork_rng(devices=[]):
+                return nn.functional.dropout(x, 0.5) + 1
+        elif self.how == "fork around a layer":
+            with torch.random.fork_rng(devices=[]):
+                return self.drop(x)
+        elif self.how == "put back":
+            state = torch.get_rng_state()
+            x = x + torch.rand_like(x)
+            torch.set_rng_state(state)
+        elif self.how == "seed at the end":
+            x = self.drop(x)
+            torch.manual_seed(0)
+            return x
+        return self.drop(x)
+
+
+@pytest.mark.parametrize(
+    "how", ["manual_seed", "fork", "fork around a layer", "put back", "seed at the end"]
+)
+def test_a_module_that_sets_the_random_state_is_opaque(how: str) -> None:
+    model = Around(nn.Sequential(Seeds(how), nn.Dropout(0.5)))
+    x = torch.randn(2, 4)
+    before = torch.get_rng_state()
+    graph = parsed(model, x)
+    assert torch.equal(torch.get_rng_state(), before)
+    (node,) = graph.opaque
+    reason = "sets the state of torch's random numbers"
+    assert (node.path, node.attrs["reason"]) == ("inner.0", reason)
+    built = graph.to_module()
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    assert torch.equal(built(x), expected)
+
+
+def test_a_module_that_only_draws_is_not() -> None:
+    graph = parsed(Around(Seeds("not at all")), torch.randn(2, 4))
+    assert not graph.opaque

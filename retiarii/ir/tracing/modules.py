@@ -102,17 +102,22 @@ class ModuleCalls:
         if custom:
             raise Unlowerable("runs a custom autograd.Function, whose backward is its own", site)
         self._watch(site)
+        if path:  # what stands around the model itself is its caller's
+            recorder.around.check(site)
         if path in self._opaque:
             self._replay.enter(path)
             with recorder.off():
-                return self._opaque_call(module, path, args, kwargs, site)
+                try:
+                    return self._opaque_call(module, path, args, kwargs, site)
+                finally:
+                    recorder.around.drew()
         with recorder.off():
             layer = self._layers.attrs_of(module) if path else None
             if layer is not None:
-                recorder.check_surroundings(site)
                 made = self._layer_call(module, path, layer, args, kwargs, site)
                 if made is not NotImplemented:
                     self._replay.enter(path)
+                    recorder.around.drew()
                     return made
         return self._play_or_enter(module, path, args, kwargs, site)
 
@@ -127,6 +132,7 @@ class ModuleCalls:
             setting = (torch.compiler.is_compiling(), torch.get_default_dtype())
             asked = replay.ask(recorder, path, (args, kwargs), site, setting)
             if asked is not None and asked.call is not None:
+                recorder.around.drew()
                 return replay.play(recorder, asked)
             before = replay.state(recorder, asked) if asked is not None else ()
         result = self._enter(module, path, args, kwargs, site)
@@ -168,6 +174,7 @@ class ModuleCalls:
             return type(result).__qualname__
 
     def _watch(self, site: str | None) -> None:
+        self._recorder.around.check_seed(site, self._recorder.path)
         if self._random is not None and python_random_state() != self._random:
             raise Unlowerable("draws random numbers of Python or NumPy", site, self._recorder.path)
 

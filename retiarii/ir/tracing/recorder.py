@@ -28,6 +28,7 @@ from retiarii.ir.tracing.structure import (
     tensors_in,
 )
 from retiarii.ir.tracing.structure import map_tensors as swap_tensors
+from retiarii.ir.tracing.surroundings import Surroundings
 from retiarii.ir.tracing.values import Entry, Values, ViewStep
 from retiarii.ir.tracing.where import CallSites
 from retiarii.ir.tracing.writes import Writes
@@ -75,6 +76,7 @@ class Recorder(TorchFunctionMode):
         self.site: str | None = None
         self.executing = False
         self.writes = Writes(self)
+        self.around = Surroundings()
 
     # --- calls -------------------------------------------------------------------------------
 
@@ -148,6 +150,8 @@ class Recorder(TorchFunctionMode):
     def _call(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], site: str | None
     ) -> Any:
+        if self.around.is_outer_product(name, args):
+            func, name = torch.mul, "mul"
         self._check(name, kwargs)
         args, kwargs = self.sizes.plain(args), self.sizes.plain(kwargs)
         if name in known.REWRITES:
@@ -161,6 +165,9 @@ class Recorder(TorchFunctionMode):
             if not concrete or name in ("numpy", "__array__"):
                 raise Unlowerable(f"reads the numbers in a tensor ({name.strip('_')})", reads=True)
             return self.execute(func, args, kwargs)
+        if known.is_random(name):
+            self.around.check_seed()
+            self.around.drew()
         bound = bind(func, name, args, kwargs, self.devices)
         if bound.in_place:
             if self.norms.counts(self.path, name, args, kwargs):
@@ -218,14 +225,7 @@ class Recorder(TorchFunctionMode):
             raise Unlowerable(f"{name} writes into out=")
         if name == "grad":
             raise Unlowerable("runs autograd by hand")
-        self.check_surroundings()
-
-    def check_surroundings(self, site: str | None = None) -> None:
-        """Raises Unlowerable where what stands around a call changes what torch does."""
-        if torch._C._is_any_autocast_enabled():
-            raise Unlowerable("computes under autocast", site, real=True)
-        if torch._C._are_functorch_transforms_active():
-            raise Unlowerable("computes under a torch.func transform", site)
+        self.around.check(name=name)
 
     def execute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Runs a function or a layer, recording nothing.

@@ -17,7 +17,7 @@ from retiarii.training.cohort.member import Member, compatible, is_whole
 from retiarii.training.cohort.merging import pays
 from retiarii.training.cohort.ordering import Ordering
 from retiarii.training.cohort.part import Attach
-from retiarii.training.cohort.room import members_that_fit, surely_fit
+from retiarii.training.cohort.room import Room
 from retiarii.training.cohort.single import single_trainer
 from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.loop import EpochTrainer, Settings, Task, finish_alone, trained_parameters
@@ -85,14 +85,17 @@ class _Session:
         """Trains members together, as many at a time as the memory has room for."""
         most = len(group)
         ordering: Ordering | None = None
+        room: Room | None = None
         while group:
             # Memory that did not suffice, meanwhile too, says more than any estimate.
             most = min(most, self.largest or most, len(group))
-            if ordering is None and (most < len(group) or not surely_fit(group)):
-                ordering = Ordering(group)
+            if room is None and len(group) > 1:
+                room = Room(group)
+                if most < len(group) or not room.surely_for(group):
+                    ordering = Ordering(group)
             if ordering is not None:
                 group = ordering.alike_first(group)
-            number, free = members_that_fit(group[:most])
+            number, free = (most, "") if room is None else room.number(group[:most])
             if number < most:
                 group[0].trial.note(
                     f"{number} of {most} trials are trained together: the {free} that are free "

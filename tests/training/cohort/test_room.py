@@ -13,7 +13,7 @@ from retiarii.testing.cohorts import Heard, candidates_trials, check_metrics, pa
 from retiarii.training.cohort import room
 from retiarii.training.cohort.member import Member
 from retiarii.training.cohort.ordering import Ordering
-from retiarii.training.cohort.room import free_memory, members_that_fit, surely_fit
+from retiarii.training.cohort.room import Room, free_memory
 from retiarii.training.cohort.session import train_together
 from retiarii.training.cohort.trainer import CohortTrainer
 from retiarii.training.events import Finished, Noted
@@ -96,8 +96,8 @@ def test_as_many_as_the_estimate_says(nets, monkeypatch, count, optimizer, state
     found = members(nets, optimizer=optimizer)
     free = memory_for(found, count, states)
     monkeypatch.setattr(room, "free_memory", lambda _: free)
-    assert not surely_fit(found)
-    assert members_that_fit(found)[0] == count
+    assert not Room(found).surely_for(found)
+    assert Room(found).number(found)[0] == count
 
 
 def test_what_surely_fits_is_not_looked_at(nets, monkeypatch):
@@ -105,13 +105,13 @@ def test_what_surely_fits_is_not_looked_at(nets, monkeypatch):
     exact = estimate([Model.of(m.graph, m.module) for m in found], batch=20, states=1.0).peak
     monkeypatch.setattr(room, "fit", None)
     monkeypatch.setattr(room, "free_memory", lambda _: 100 * exact)
-    assert surely_fit(found)
-    assert members_that_fit(found)[0] == 6
+    assert Room(found).surely_for(found)
+    assert Room(found).number(found)[0] == 6
     monkeypatch.setattr(room, "free_memory", lambda _: None)
-    assert members_that_fit(found)[0] == 6
+    assert Room(found).number(found)[0] == 6
     # The bound is one.
     monkeypatch.setattr(room, "free_memory", lambda _: exact)
-    assert not surely_fit(found)
+    assert not Room(found).surely_for(found)
 
 
 def test_free_memory_is_what_the_machine_says(monkeypatch, tmp_path):
@@ -122,6 +122,14 @@ def test_free_memory_is_what_the_machine_says(monkeypatch, tmp_path):
     monkeypatch.setattr(room, "_MEMINFO", tmp_path / "none")
     assert free_memory(torch.device("cpu")) is None
     assert free_memory(torch.device("meta")) is None
+
+
+def test_free_memory_of_a_gpu_includes_what_torch_holds_unused(monkeypatch):
+    """Patched, as there is no GPU here."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (700, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 200)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 150)
+    assert free_memory(torch.device("cuda")) == 750
 
 
 def test_like_models_come_together(nets):
@@ -162,3 +170,27 @@ def test_what_did_not_fit_before_is_cut_the_same(nets, cohorts):
     seeds = [member.settings.seed for member in members(nets)]
     assert cohorts == [seeds[0::2]] * EPOCHS + [seeds[1::2]] * EPOCHS
     assert not [e for e in heard.events if isinstance(e, Noted) and e.fits is not None]
+
+
+class Last(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.rnn = nn.LSTM(16, 32, num_layers=layers, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0][:, -1]
+
+
+@pytest.mark.parametrize(("make", "shape"), [
+    (wide, (16,)), (deep, (16,)), (lambda: Last(1), (30, 16)), (lambda: Last(3), (30, 16)),
+    (lambda: nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), (64, 32)),
+    (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU()), (3, 16, 16)),
+], ids=["wide", "deep", "lstm", "three lstms", "attention", "convolutions"])  # fmt: skip
+def test_the_bound_is_one(make, shape, monkeypatch):
+    net = ModelSpace(make(), torch.zeros(2, *shape)).sample(0)
+    found = members([net, net])
+    peak = estimate([Model.of(m.graph, m.module) for m in found], batch=20, states=1.0).peak
+    monkeypatch.setattr(room, "free_memory", lambda _: peak / 0.85)
+    assert not Room(found).surely_for(found)
+    monkeypatch.setattr(room, "free_memory", lambda _: 20 * peak)
+    assert Room(found).surely_for(found)
