@@ -420,5 +420,6 @@ def _one_of(name: str, value: Any, known: list[str]) -> str:
     raise RetiariiError(
         f"{name}={value!r} is unknown",
         where=f"Experiment({name}=...)",
-        fix=nearest(value, known) if isinstance(value, str) else f"use one of {', '.join(known)}",
+        fix=f"use one of {', '.join(known)}"
+        + (f"; {nearest(value, known)}" if isinstance(value, str) else ""),
     )

@@ -426,7 +426,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     ("change", "line"),
     [
         ({"seed": 1}, "seed: was 0, is 1"),
-        ({"strategy": "random"}, "strategy.name"),
+        ({"strategy": "random"}, 'strategy: was "grid", is "random"'),
         ({"workers": 2}, "workers: was 1, is 2"),
         ({"retries": 2}, "retries: was 1, is 2"),
         ({"fuse": "off"}, 'fuse: was "auto", is "off"'),
@@ -508,7 +508,7 @@ def test_a_full_disk_is_not_a_failed_trial(tmp_path: Path, monkeypatch: pytest.M
         ({"retries": -1}, "retries must be at least 0"),
         ({"seed": "x"}, "seed must be a whole number"),
         ({"executor": "locl"}, "nearest: 'local'"),
-        ({"fuse": "on"}, "auto, off"),
+        ({"fuse": "on"}, "use one of auto, off"),
         ({"strategy": "evolutoin"}, "'evolution'"),
         ({"space": 3}, "space is a int"),
         ({"evaluator": value}, "evaluator is a function"),

@@ -40,8 +40,9 @@ evaluator = rt.Supervised(
     metric="loss",
 )
 """
-# Memory suffices for two models; the file is run in each worker.
+# In a worker memory suffices for two models; this process, which reads the file too, stays whole.
 SMALL_MEMORY = """
+import multiprocessing
 from pathlib import Path
 from retiarii.training.cohort.trainer import CohortTrainer
 
@@ -56,7 +57,8 @@ def advance(self):
     return whole(self)
 
 
-CohortTrainer.advance = advance
+if multiprocessing.parent_process() is not None:
+    CohortTrainer.advance = advance
 """
 
 
