@@ -13,10 +13,6 @@ from typing import Any, Literal
 from retiarii.dispatch.start import EXECUTORS, Ground, Hardware, make_dispatcher
 from retiarii.errors import (
     ObjectiveError,
-    RetiariiError,
-    SchedulerError,
-    StrategyError,
-    nearest,
 )
 from retiarii.objectives.wanted import Aimed, Wanted
 from retiarii.result import Result, memory_result, stored_result
@@ -29,7 +25,8 @@ from retiarii.runtime.progress import Watcher
 from retiarii.runtime.source import Loaded
 from retiarii.runtime.store import Store
 from retiarii.schedulers.base import Scheduler, Setting
-from retiarii.schedulers.registry import check_strategy, make_scheduler
+from retiarii.schedulers.registry import check_strategy
+from retiarii.search.arguments import check_type, one_of, scheduler_of, strategy_of, whole
 from retiarii.search.beginning import Beginning, Wish, make_wish, read_beginning
 from retiarii.search.budget import make_budget
 from retiarii.search.confirming import confirm
@@ -41,7 +38,7 @@ from retiarii.search.undo import Undo
 from retiarii.search_space import SearchSpace
 from retiarii.space import ModelSpace
 from retiarii.strategies.base import Strategy
-from retiarii.strategies.registry import DEFAULT_STRATEGY, make_strategy
+from retiarii.strategies.registry import DEFAULT_STRATEGY
 from retiarii.training.evaluator import Evaluator
 
 # How many trials are proposed together, where they can be trained together.
@@ -139,28 +136,28 @@ class Experiment:
         progress: Watcher | Sequence[Watcher] | None = None,
         source: Loaded | None = None,
     ) -> None:
-        _check_type("space", space, (ModelSpace, type(None)), "rt.ModelSpace(...), or None")
-        _check_type("evaluator", evaluator, (Evaluator,), "rt.Supervised(...) or rt.Function(...)")
+        check_type("space", space, (ModelSpace, type(None)), "rt.ModelSpace(...), or None")
+        check_type("evaluator", evaluator, (Evaluator,), "rt.Supervised(...) or rt.Function(...)")
         self._model = space
         self._evaluator = evaluator
-        _check_type("directory", directory, (str, Path, type(None)), "a path, or None")
-        self._scheduler = None if scheduler is None else _scheduler(scheduler)
-        self._strategy = _strategy(check_strategy(strategy, self._scheduler) or DEFAULT_STRATEGY)
+        check_type("directory", directory, (str, Path, type(None)), "a path, or None")
+        self._scheduler = None if scheduler is None else scheduler_of(scheduler)
+        self._strategy = strategy_of(check_strategy(strategy, self._scheduler) or DEFAULT_STRATEGY)
         self._budget = make_budget(total_epochs, budget, target)
-        _check_type("continue_from", continue_from, (str, Path, type(None)), "a path, or None")
+        check_type("continue_from", continue_from, (str, Path, type(None)), "a path, or None")
         self._earlier = None if continue_from is None else Path(continue_from)
-        self._confirm = _whole("confirm", confirm, 0)
+        self._confirm = whole("confirm", confirm, 0)
         self._wishes: list[Wish] = []
         self._wanted = Wanted.of(objectives, constraints, prefilter, warm_start)
-        self._trials = _whole("trials", trials, 1)
+        self._trials = whole("trials", trials, 1)
         self._directory = None if directory is None else Path(directory)
-        self._executor = _one_of("executor", executor, list(EXECUTORS))
-        self._fuse = _one_of("fuse", fuse, ["auto", "off"])
-        self._seed = _whole("seed", seed, None)
-        self._retries = _whole("retries", retries, 0)
-        self._workers = None if workers is None else _whole("workers", workers, 1)
+        self._executor = one_of("executor", executor, list(EXECUTORS))
+        self._fuse = one_of("fuse", fuse, ["auto", "off"])
+        self._seed = whole("seed", seed, None)
+        self._retries = whole("retries", retries, 0)
+        self._workers = None if workers is None else whole("workers", workers, 1)
         usual = _COHORT if evaluator.merges else 1
-        self._cohort = usual if cohort in (None, "auto") else _whole("cohort", cohort, 1)
+        self._cohort = usual if cohort in (None, "auto") else whole("cohort", cohort, 1)
         self._on = Hardware(
             self._executor,
             self._workers,
@@ -171,7 +168,7 @@ class Experiment:
         )
         watchers = () if progress is None else progress
         if not callable(watchers):
-            _check_type("progress", watchers, (Sequence,), "a function of one Progress, or several")
+            check_type("progress", watchers, (Sequence,), "a function of one Progress, or several")
         self._watchers = (watchers,) if callable(watchers) else tuple(watchers)
         self._source = source
 
@@ -373,53 +370,3 @@ class Experiment:
         if self._source is not None:
             return str(self._source.path)
         return "hyper-parameters" if self._model is None else type(self._model).__name__
-
-
-def _check_type(name: str, value: Any, kinds: tuple[type, ...], make: str) -> None:
-    if not isinstance(value, kinds):
-        raise RetiariiError(
-            f"{name} is a {type(value).__name__}",
-            where=f"Experiment({name}=...)",
-            fix=f"use {make}",
-        )
-
-
-def _strategy(spec: str | Strategy) -> Strategy:
-    try:
-        return make_strategy(spec)
-    except StrategyError as error:
-        where = error.where or "Experiment(strategy=...)"
-        raise StrategyError(error.cause, where=where, fix=error.fix) from error
-
-
-def _scheduler(spec: str | Scheduler) -> Scheduler:
-    try:
-        return make_scheduler(spec)
-    except SchedulerError as error:
-        where = error.where or "Experiment(scheduler=...)"
-        raise SchedulerError(error.cause, where=where, fix=error.fix) from error
-
-
-def _whole(name: str, value: Any, least: int | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        problem = "must be a whole number"
-    elif least is not None and value < least:
-        problem = f"must be at least {least}"
-    else:
-        return value
-    raise RetiariiError(
-        f"{name} {problem}, not {value!r}",
-        where=f"Experiment({name}=...)",
-        fix=f"give {least} or more" if least is not None else "give a whole number",
-    )
-
-
-def _one_of(name: str, value: Any, known: list[str]) -> str:
-    if isinstance(value, str) and value in known:
-        return value
-    raise RetiariiError(
-        f"{name}={value!r} is unknown",
-        where=f"Experiment({name}=...)",
-        fix=f"use one of {', '.join(known)}"
-        + (f"; {nearest(value, known)}" if isinstance(value, str) else ""),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RETIARII_MEASURE", "0")
 # Commands run their trials in their own process, where nothing else is asked for: it starts sooner.
 os.environ.setdefault("RETIARII_EXECUTOR", "inline")
+
+# What is started in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shared machines are slow at times: a deadline would say nothing about the code.
 settings.register_profile("retiarii", deadline=None)
